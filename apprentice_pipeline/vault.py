@@ -1,0 +1,229 @@
+"""Sealing: what makes every stored input and output unreadable without its tenant's key.
+
+Belongs here: key wrapping, key derivation, AES-256-GCM, keyed fingerprints.
+Does not: where wrapped keys are stored (`DataKeyStore`, implemented by `store.state`).
+Promise: a sealed value opens only for the tenant, namespace, pair id and field it was
+sealed for; deleting a tenant's data keys makes all its rows unreadable at once.
+
+A sealed value is `version(1) | key version(4) | nonce(12) | ciphertext and tag`, the plaintext
+compressed with zstd. Row keys: HKDF-Expand (RFC 5869) of the tenant's data key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+import struct
+from pathlib import Path
+from typing import Protocol
+
+import zstandard
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from apprentice_pipeline.errors import CannotOpen, KeyMissing, VaultError
+
+SEAL_VERSION = 1
+MAX_PLAINTEXT = 512 * 1024 * 1024
+_HEADER = struct.Struct(">BI")
+_NONCE = 12
+
+
+class DataKeyStore(Protocol):
+    """Where wrapped data keys live. `add` keeps the first writer's key of a version."""
+
+    def wrapped_keys(self, tenant: str) -> dict[int, bytes]:
+        """Wrapped keys of a tenant by version; empty when it has none."""
+        ...
+
+    def add_wrapped_key(self, tenant: str, version: int, wrapped: bytes) -> None:
+        """Stores a wrapped key unless that version exists already."""
+        ...
+
+    def delete_wrapped_keys(self, tenant: str) -> None:
+        """Forgets every key of a tenant."""
+        ...
+
+
+class MemoryDataKeys:
+    """A `DataKeyStore` in memory: the simulator, and anything that must leave no trace."""
+
+    def __init__(self) -> None:
+        self._keys: dict[str, dict[int, bytes]] = {}
+
+    def wrapped_keys(self, tenant: str) -> dict[int, bytes]:
+        """See `DataKeyStore`."""
+        return dict(self._keys.get(tenant, {}))
+
+    def add_wrapped_key(self, tenant: str, version: int, wrapped: bytes) -> None:
+        """See `DataKeyStore`."""
+        self._keys.setdefault(tenant, {}).setdefault(version, wrapped)
+
+    def delete_wrapped_keys(self, tenant: str) -> None:
+        """See `DataKeyStore`."""
+        self._keys.pop(tenant, None)
+
+
+class Vault:
+    """Seals and opens with data keys wrapped by one 32-byte master key. Safe across threads."""
+
+    def __init__(self, master_key: bytes, keys: DataKeyStore) -> None:
+        if len(master_key) != 32:
+            raise VaultError("the master key must be 32 bytes")
+        self._master = AESGCM(master_key)
+        self._store = keys
+        self._data_keys: dict[str, dict[int, bytes]] = {}
+
+    def seal(
+        self, plaintext: bytes, *, tenant: str, namespace: str, pair_id: str, field: str
+    ) -> bytes:
+        """`plaintext` sealed for exactly this tenant, namespace, pair and field."""
+        version, key = self._current(tenant)
+        header = _HEADER.pack(SEAL_VERSION, version)
+        nonce = os.urandom(_NONCE)
+        context = _context(tenant, namespace, pair_id, field, version)
+        body = zstandard.ZstdCompressor(level=1).compress(plaintext)
+        return header + nonce + AESGCM(_row_key(key, pair_id)).encrypt(nonce, body, context)
+
+    def open(
+        self, sealed: bytes, *, tenant: str, namespace: str, pair_id: str, field: str
+    ) -> bytes:
+        """The plaintext of `sealed`.
+
+        Raises: KeyMissing when the tenant's key is gone; CannotOpen when the value was sealed
+        for another row, field or tenant, or was changed.
+        """
+        if len(sealed) < _HEADER.size + _NONCE + 16:
+            raise CannotOpen(f"sealed {field} of pair {pair_id} is cut short")
+        seal_version, version = _HEADER.unpack_from(sealed)
+        if seal_version != SEAL_VERSION:
+            raise CannotOpen(f"sealed {field} of pair {pair_id} has format {seal_version}")
+        key = self._key(tenant, version)
+        nonce = sealed[_HEADER.size : _HEADER.size + _NONCE]
+        context = _context(tenant, namespace, pair_id, field, version)
+        try:
+            body = AESGCM(_row_key(key, pair_id)).decrypt(
+                nonce, sealed[_HEADER.size + _NONCE :], context
+            )
+        except InvalidTag:
+            raise CannotOpen(
+                f"sealed {field} of pair {pair_id} does not open",
+                remedy="the row was moved or changed, or belongs to another key; restore it",
+            ) from None
+        return zstandard.ZstdDecompressor().decompress(body, max_output_size=MAX_PLAINTEXT)
+
+    def fingerprint(self, tenant: str, purpose: str, data: bytes) -> bytes:
+        """A keyed 32-byte digest: equal data of one tenant, equal value; reveals nothing else."""
+        _, key = self._first(tenant)
+        inner = hmac.digest(key, b"fingerprint" + _prefixed(purpose), "sha256")
+        return hmac.digest(inner, data, "sha256")
+
+    def forget(self, tenant: str) -> None:
+        """Deletes the tenant's data keys: its rows are unreadable everywhere from now on."""
+        self._store.delete_wrapped_keys(tenant)
+        self._data_keys.pop(tenant, None)
+
+    def _current(self, tenant: str) -> tuple[int, bytes]:
+        keys = self._data_keys.get(tenant) or self._load(tenant) or self._create(tenant)
+        version = max(keys)
+        return version, keys[version]
+
+    def _first(self, tenant: str) -> tuple[int, bytes]:
+        self._current(tenant)
+        keys = self._data_keys[tenant]
+        version = min(keys)
+        return version, keys[version]
+
+    def _key(self, tenant: str, version: int) -> bytes:
+        key = self._data_keys.get(tenant, {}).get(version) or self._load(tenant).get(version)
+        if key is None:
+            raise KeyMissing(
+                f"tenant {tenant!r} has no data key {version}",
+                remedy="its data was erased, or the state database is not the one it was made with",
+            )
+        return key
+
+    def _load(self, tenant: str) -> dict[int, bytes]:
+        keys = {
+            version: self._unwrap(tenant, version, wrapped)
+            for version, wrapped in self._store.wrapped_keys(tenant).items()
+        }
+        if keys:
+            self._data_keys[tenant] = keys
+        return keys
+
+    def _create(self, tenant: str) -> dict[int, bytes]:
+        nonce = os.urandom(_NONCE)
+        context = _context(tenant, "", "", "data-key", 1)
+        wrapped = nonce + self._master.encrypt(nonce, secrets.token_bytes(32), context)
+        self._store.add_wrapped_key(tenant, 1, wrapped)
+        keys = self._load(tenant)
+        if not keys:
+            raise KeyMissing(f"the data key of tenant {tenant!r} could not be stored")
+        return keys
+
+    def _unwrap(self, tenant: str, version: int, wrapped: bytes) -> bytes:
+        context = _context(tenant, "", "", "data-key", version)
+        try:
+            return self._master.decrypt(wrapped[:_NONCE], wrapped[_NONCE:], context)
+        except InvalidTag:
+            raise CannotOpen(
+                f"the data key of tenant {tenant!r} does not open with this master key",
+                remedy="give the APPRENTICE_MASTER_KEY (or key file) this home was made with",
+            ) from None
+
+
+def load_master_key(given: bytes | None, key_folder: Path) -> bytes:
+    """The master key: `given`, else the 0600 file in `key_folder`, made at first start.
+
+    Raises: KeyMissing when the file is unreadable or not 32 bytes. Two processes that start
+    at once agree: the first to link its file wins.
+    """
+    if given is not None:
+        return given
+    file = key_folder / "master.key"
+    if not file.exists():
+        _create_key_file(file)
+    try:
+        key = file.read_bytes()
+    except OSError as error:
+        raise KeyMissing(f"cannot read {file}: {error.strerror}") from None
+    if len(key) != 32:
+        raise KeyMissing(
+            f"{file} is not a 32-byte key", remedy="restore it; without it nothing sealed opens"
+        )
+    return key
+
+
+def _create_key_file(file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as handle:
+            handle.write(secrets.token_bytes(32))
+            handle.flush()
+            os.fsync(handle.fileno())
+        try:
+            os.link(draft, file)
+        except FileExistsError:
+            return
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _row_key(data_key: bytes, pair_id: str) -> bytes:
+    """HKDF-Expand with one block (RFC 5869, section 2.3): the data key is already uniform."""
+    return hmac.new(data_key, b"row" + _prefixed(pair_id) + b"\x01", hashlib.sha256).digest()
+
+
+def _context(tenant: str, namespace: str, pair_id: str, field: str, version: int) -> bytes:
+    parts = (tenant, namespace, pair_id, field, str(version))
+    return b"".join(_prefixed(part) for part in parts)
+
+
+def _prefixed(text: str) -> bytes:
+    data = text.encode()
+    return len(data).to_bytes(4, "big") + data
