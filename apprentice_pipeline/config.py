@@ -75,7 +75,7 @@ class Task(Section):
 
     name: str
     description: str = ""
-    input_schema: dict[str, FieldType] = Field(default_factory=lambda: {"text": "str"})
+    input_schema: dict[str, FieldType] = Field(default={"text": "str"})
     output_schema: dict[str, FieldType] = Field(default_factory=dict)
     evaluator: str = "structured_match"
     match_fields: tuple[str, ...] = ()
@@ -98,7 +98,8 @@ class Task(Section):
 
     @model_validator(mode="after")
     def _fields_exist(self) -> Task:
-        unknown = [f for f in self.match_fields if self.output_schema and f not in self.output_schema]
+        known = self.output_schema or self.match_fields
+        unknown = [field for field in self.match_fields if field not in known]
         if unknown:
             raise ValueError(f"match_fields not in output_schema: {', '.join(unknown)}")
         return self
@@ -152,6 +153,9 @@ class Local(Section):
     deadline_ms: PositiveInt = 5_000
     queue_size: PositiveInt = 64
     max_new_tokens: PositiveInt = 256
+    max_batch: PositiveInt = 8
+    max_adapters: PositiveInt = 4
+    threads: int = Field(default=0, ge=0)
 
     @field_validator("fine_tune_backend")
     @classmethod

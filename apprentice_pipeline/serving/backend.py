@@ -66,6 +66,10 @@ class Backend(Protocol):
         """
         ...
 
+    def refusal(self, champion: ChampionRecord) -> str | None:
+        """Why the backend will not load this champion, None when it has not refused it."""
+        ...
+
     async def close(self) -> None:
         """Lets go of connections; requests under way fail with ServingError."""
         ...

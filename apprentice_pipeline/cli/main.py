@@ -1,0 +1,75 @@
+"""The `apprentice` command: its groups, its exit codes.
+
+Belongs here: assembling the commands and mapping errors. Does not: the commands themselves
+(`setup`, `traffic`, `models`, `service`, each by what its user is about to do).
+Nothing heavy is imported before a command runs: `apprentice --help` is instant.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from apprentice_pipeline import __version__
+from apprentice_pipeline.cli import models, service, setup, traffic
+from apprentice_pipeline.cli.terminal import report_failure
+from apprentice_pipeline.errors import ApprenticeError
+
+COMMANDS = (
+    setup.init,
+    setup.doctor,
+    setup.key,
+    traffic.capture,
+    traffic.labels,
+    traffic.import_,
+    traffic.feedback,
+    traffic.erase,
+    models.distill,
+    models.inspect,
+    models.verify,
+    models.diff,
+    models.promote,
+    models.rollback,
+    service.serve,
+    service.dev,
+    service.run,
+    service.status,
+    service.report,
+    service.simulate,
+    service.demo,
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="apprentice")
+def apprentice() -> None:
+    """Turns paid frontier calls into a local model you own, and proves what it is made of."""
+
+
+for command in COMMANDS:
+    apprentice.add_command(command)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command. Exit 0 done; 1 refused or failed, with the remedy; 2 usage."""
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        apprentice.main(arguments, prog_name="apprentice", standalone_mode=False)
+    except ApprenticeError as error:
+        return report_failure(error, as_json="--json" in arguments)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        return 130
+    except click.exceptions.Exit as leaving:
+        return leaving.exit_code
+    except BrokenPipeError:
+        return 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

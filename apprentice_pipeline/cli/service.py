@@ -1,0 +1,146 @@
+"""What runs and what it says: `serve`, `dev`, `run`, `status`, `report`, `simulate`, `demo`."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from apprentice_pipeline.cli import opening
+from apprentice_pipeline.cli.terminal import json_option, terminal
+from apprentice_pipeline.cli.traffic import tenant_option
+from apprentice_pipeline.errors import UsageError
+
+
+@click.command()
+@click.option("--host", help="Default: gateway.host, 127.0.0.1.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Default: gateway.port, 8710.")
+@click.option("--workers", type=click.IntRange(min=1), help="Default: gateway.workers, 1.")
+@json_option
+def serve(host: str | None, port: int | None, workers: int | None) -> None:
+    """The capture gateway and router."""
+    from apprentice_pipeline.gateway.server import serve as run
+
+    settings = opening.settings()
+    limits = settings.config.gateway
+    run(
+        settings,
+        host or limits.host,
+        limits.port if port is None else port,
+        workers or limits.workers,
+    )
+
+
+@click.command()
+@click.option("--gateway-port", type=click.IntRange(1, 65535), default=8710)
+@click.option("--dagster-port", type=click.IntRange(1, 65535), default=3000)
+@click.option("--mlflow-port", type=click.IntRange(1, 65535), default=5000)
+@json_option
+def dev(gateway_port: int, dagster_port: int, mlflow_port: int) -> None:
+    """Gateway, Dagster and MLflow together on one home; Ctrl-C stops all three."""
+    from apprentice_pipeline.cli.development import run_together
+
+    run_together(opening.settings(), terminal(), gateway_port, dagster_port, mlflow_port)
+
+
+@click.command()
+@click.argument("task")
+@click.option("--input", "input_", required=True, metavar="JSON", help="The task's input object.")
+@json_option
+def run(task: str, input_: str) -> None:
+    """One request through the router."""
+    from apprentice_pipeline.apprentice import Apprentice
+
+    try:
+        value = json.loads(input_)
+    except ValueError:
+        raise UsageError(
+            "--input is not JSON", remedy='quote it: --input \'{"text": "…"}\''
+        ) from None
+    with Apprentice(opening.settings()) as apprentice:
+        result = apprentice.run(task, value)
+    document = {
+        "output": result.output,
+        "served_by": result.served_by,
+        "cost_usd": result.cost_usd,
+        "latency_ms": result.latency_ms,
+        "pair_id": result.pair_id,
+    }
+    terminal().result(
+        document,
+        json.dumps(result.output, ensure_ascii=False, indent=2)
+        if not isinstance(result.output, str)
+        else result.output,
+    )
+    terminal().say(f"served by {result.served_by} in {result.latency_ms:.0f} ms")
+
+
+@click.command()
+@click.option("--task", help="One task or namespace; default: all.")
+@tenant_option
+@json_option
+def status(task: str | None, tenant: str | None) -> None:
+    """Phase, agreement, sampling, cost, savings, alerts; and what to do next."""
+    from apprentice_pipeline.stages import report as gathering
+
+    with opening.workspace() as workspace:
+        found = gathering.status(workspace, tenant or "default", task)
+    terminal().result(found.to_dict(), found.text())
+
+
+@click.command()
+@click.option("--format", "form", type=click.Choice(["text", "json", "html"]), default="text")
+@tenant_option
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Default: stdout.")
+@json_option
+def report(form: str, tenant: str | None, out: Path | None) -> None:
+    """Every task's numbers, each with its interval."""
+    from apprentice_pipeline.stages import report as gathering
+
+    with opening.workspace() as workspace:
+        found = gathering.report(workspace, tenant or "default")
+    as_json = form == "json" or terminal().as_json
+    text = json.dumps(found.to_dict(), indent=2) if as_json else found.render(form)
+    if out is not None:
+        out.write_text(text + "\n", encoding="utf-8")
+        terminal().result({"path": str(out)}, f"wrote {out}")
+        return
+    terminal().result(found.to_dict(), text)
+
+
+@click.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@json_option
+def simulate(file: Path) -> None:
+    """The real controller over a described stream, on a virtual clock."""
+    from apprentice_pipeline.stages import simulation
+
+    days = simulation.simulate_file(file)
+    terminal().result([asdict(day) for day in days], simulation.text(days))
+
+
+@click.command()
+@click.option("--traffic", type=click.Path(path_type=Path), help="Lines {text, answer fields}.")
+@click.option("--test", type=click.Path(path_type=Path), help="The second wave; else held back.")
+@click.option("--base-model", metavar="M", help="`embedded`, a Hugging Face id, or a folder.")
+@json_option
+def demo(traffic: Path | None, test: Path | None, base_model: str | None) -> None:
+    """The whole product on this machine: capture, distill, prove, serve, report."""
+    from apprentice_pipeline.cli.watching import stage_bars
+    from apprentice_pipeline.demo.run import run_demo
+
+    with stage_bars(terminal()) as progress:
+        done = run_demo(
+            os.environ,
+            traffic=traffic,
+            test=test,
+            base_model=base_model,
+            say=terminal().say,
+            progress=progress,
+        )
+    document: dict[str, Any] = done.to_dict()
+    terminal().result(document, done.text())

@@ -1,0 +1,39 @@
+"""Progress bars for a pipeline run: one line a stage, on stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from apprentice_pipeline.cli.terminal import Terminal
+
+
+@contextmanager
+def stage_bars(terminal: Terminal) -> Iterator[Callable[[str, int, int, str], None]]:
+    """Yields `progress(stage, done, total, note)`; one line a stage where stderr is no terminal."""
+    import sys
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    shown = sys.stderr.isatty()
+    bars = Progress(
+        TextColumn("{task.description:<12}"),
+        BarColumn(bar_width=32),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=Console(stderr=True),
+        disable=not shown,
+    )
+    tasks = {}
+
+    def progress(stage: str, done: int, total: int, note: str = "") -> None:
+        if stage not in tasks:
+            tasks[stage] = bars.add_task(stage, total=total, note=note)
+            if not shown:
+                terminal.say(f"{stage} …")
+        bars.update(tasks[stage], completed=done, total=total, note=note)
+
+    with bars:
+        yield progress

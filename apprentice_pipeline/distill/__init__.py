@@ -1,0 +1,1 @@
+"""Distillation: a base model and captured pairs in, a LoRA adapter out."""

@@ -1,0 +1,129 @@
+"""The gateway's ASGI application.
+
+Belongs here: putting the parts of one worker together, and sending captures past the framework.
+Does not: any route's work. Nothing happens at import; the application opens its connections at
+ASGI start-up and closes what it opened at shutdown (the workspace and spool are the caller's).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from apprentice_pipeline.gateway.access import Access
+from apprentice_pipeline.gateway.capture import PREFIX, Captures
+from apprentice_pipeline.gateway.local import Champions, LocalAnswers
+from apprentice_pipeline.gateway.metrics import Metrics
+from apprentice_pipeline.gateway.pricing import Pricing
+from apprentice_pipeline.gateway.recording import Recorder
+from apprentice_pipeline.gateway.routes import ControlPlane
+from apprentice_pipeline.gateway.tally import Tally
+from apprentice_pipeline.gateway.tasks import Apprentices
+from apprentice_pipeline.gateway.upstream import Upstream
+from apprentice_pipeline.routing import Router
+from apprentice_pipeline.store.spool import Spool
+from apprentice_pipeline.store.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What exists between ASGI start-up and shutdown."""
+
+    captures: Captures
+    upstream: Upstream
+    tally: Tally
+    background: tuple[asyncio.Task[None], ...]
+
+
+class GatewayApp:
+    """Captures go straight through; everything else goes to the control plane."""
+
+    def __init__(
+        self, workspace: Workspace, spool: Spool, make_router: Callable[[], Router] | None
+    ) -> None:
+        self._workspace = workspace
+        self._spool = spool
+        self._make_router = make_router
+        self._router: Router | None = None
+        config = workspace.config
+        self._metrics = Metrics()
+        self._tally = Tally(workspace.state, self._metrics, config.budget.timezone)
+        self._access = Access(workspace)
+        self._apprentices = Apprentices(workspace.settings)
+        self._control: ASGIApp = ControlPlane(
+            workspace,
+            self._access,
+            self._tally,
+            self._metrics,
+            self._apprentices,
+            lambda: spool.pending,
+        ).application()
+        self._running: Running | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI 3.0."""
+        if scope["type"] == "http":
+            running = self._running
+            if running is not None and scope["path"].startswith(PREFIX):
+                await running.captures(scope, receive, send)
+            else:
+                await self._control(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._live(receive, send)
+
+    async def start(self) -> None:
+        """Opens the connections and begins counting."""
+        config = self._workspace.config
+        upstream = Upstream(config.remote.endpoints, config.gateway)
+        pricing = Pricing(config.remote.prices)
+        timeout_s = config.gateway.commit_timeout_ms / 1_000
+        recorder = Recorder(self._spool, self._tally, pricing, timeout_s)
+        background = [asyncio.create_task(self._tally.run())]
+        local: LocalAnswers | None = None
+        if self._make_router is not None:
+            self._router = self._make_router()
+            champions = Champions(self._workspace.state)
+            await champions.refresh()
+            background.append(asyncio.create_task(champions.run()))
+            local = LocalAnswers(
+                self._router, champions, upstream, recorder, pricing, self._tally
+            )
+        captures = Captures(config, self._access, upstream, recorder, self._tally, local)
+        self._running = Running(captures, upstream, self._tally, tuple(background))
+
+    async def stop(self) -> None:
+        """Closes what `start` opened and writes the last counts."""
+        running, self._running = self._running, None
+        if running is None:
+            return
+        await self._apprentices.close()
+        if self._router is not None:
+            await self._router.close()
+        for task in running.background:
+            task.cancel()
+        await asyncio.gather(*running.background, return_exceptions=True)
+        await running.upstream.close()
+        await running.tally.flush_aside()
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await self.start()
+                await send({"type": "lifespan.startup.complete"})
+            elif message["type"] == "lifespan.shutdown":
+                await self.stop()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+
+def create_app(
+    workspace: Workspace, spool: Spool, make_router: Callable[[], Router] | None = None
+) -> GatewayApp:
+    """The application of one worker; `make_router` is called on its event loop, None means
+    that nothing is ever answered locally.
+    """
+    return GatewayApp(workspace, spool, make_router)

@@ -1,0 +1,183 @@
+"""Distillation asked for over HTTP, run by a process of its own.
+
+Belongs here: starting the runner, what the runner writes into the job, whether it still lives.
+Does not: distilling (`apprentice distill` does, as from a terminal).
+
+    python -m apprentice_pipeline.gateway.jobs JOB_ID
+
+The runner outlives the worker that started it, holds a lock while it lives, keeps the job's log
+and result, and marks it done or failed. A job whose runner died is found failed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from apprentice_pipeline.config import Home, Settings, load_settings
+from apprentice_pipeline.errors import UsageError
+from apprentice_pipeline.gateway.metrics import FOLDER_VARIABLE
+from apprentice_pipeline.records import now_us
+from apprentice_pipeline.stages import readiness
+from apprentice_pipeline.store.journal import Job
+from apprentice_pipeline.store.workspace import Workspace
+
+KIND = "distill"
+ACTIVE = ("queued", "running")
+START_US = 30_000_000
+_BASE_MODEL = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_SIZE = re.compile(r"\d+(\.\d+)?\s*([kKmMgG]i?)?[bB]?")
+
+
+def start(workspace: Workspace, tenant: str, namespace: str, request: Mapping[str, Any]) -> Job:
+    """A new distillation, or the one of this stream that is under way.
+
+    Raises: TooFewPairs with the counts; UsageError for a base model or size that is none.
+    """
+    options = _options(request)
+    for job in workspace.state.jobs(tenant, namespace):
+        if job.kind == KIND and current(workspace, job).state in ACTIVE:
+            return job
+    readiness.require_ready(readiness.of_stream(workspace, tenant, namespace))
+    job = workspace.state.create_job(
+        tenant=tenant, namespace=namespace, kind=KIND, request=options, now_us=now_us()
+    )
+    subprocess.Popen(
+        [sys.executable, "-m", "apprentice_pipeline.gateway.jobs", job.id],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment(workspace.settings),
+        start_new_session=True,
+    )
+    return job
+
+
+def current(workspace: Workspace, job: Job) -> Job:
+    """The job as it stands; one whose runner is gone is marked failed."""
+    if job.state not in ACTIVE or now_us() - job.updated_at_us < START_US:
+        return job
+    if (lock := _lock(workspace.home, job.id)) is None:
+        return job
+    os.close(lock)
+    return workspace.state.update_job(
+        job.id, state="failed", log="the runner ended without a result\n", now_us=now_us()
+    )
+
+
+def document(job: Job) -> dict[str, Any]:
+    """A job as JSON."""
+    return {
+        "job_id": job.id,
+        "namespace": job.namespace,
+        "state": job.state,
+        "request": job.request,
+        "result": job.result,
+        "log": job.log,
+        "created_at_us": job.created_at_us,
+        "updated_at_us": job.updated_at_us,
+    }
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The environment a child process needs to open the same workspace."""
+    variables = {k: v for k, v in settings.environment.items() if k != FOLDER_VARIABLE}
+    variables["APPRENTICE_HOME"] = str(settings.home.root)
+    if settings.source != "defaults":
+        variables["APPRENTICE_CONFIG"] = str(Path(settings.source).absolute())
+    return variables
+
+
+def main(job_id: str, environment: Mapping[str, str]) -> int:
+    """Runs one queued job to its end. Returns the exit status."""
+    settings = load_settings(environment)
+    workspace = Workspace.open(settings)
+    lock = _lock(settings.home, job_id)
+    job = workspace.state.job(job_id)
+    if lock is None or job is None or job.state != "queued":
+        return 1
+    try:
+        return _run(workspace, job)
+    finally:
+        os.close(lock)
+        _lock_file(settings.home, job_id).unlink(missing_ok=True)
+        workspace.close()
+
+
+def _run(workspace: Workspace, job: Job) -> int:
+    state = workspace.state
+    state.update_job(job.id, state="running", now_us=now_us())
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "apprentice_pipeline.cli", *_arguments(job)],
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=subprocess.PIPE,
+            env=environment(workspace.settings),
+        )
+        assert process.stderr is not None
+        for line in process.stderr:
+            text = line.decode("utf-8", "replace")
+            state.update_job(job.id, log=text, now_us=now_us())
+        failed = process.wait() != 0
+        said.seek(0)
+        result = _result(said.read())
+    state.update_job(job.id, state="failed" if failed else "done", result=result, now_us=now_us())
+    return process.returncode
+
+
+def _arguments(job: Job) -> list[str]:
+    arguments = ["distill", "--namespace", job.namespace, "--tenant", job.tenant, "--json"]
+    for name in ("base_model", "target_size"):
+        if value := job.request.get(name):
+            arguments.append(f"--{name.replace('_', '-')}={value}")
+    return arguments
+
+
+def _result(said: bytes) -> dict[str, Any]:
+    try:
+        value = orjson.loads(said)
+    except orjson.JSONDecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _options(request: Mapping[str, Any]) -> dict[str, str]:
+    """Raises: UsageError. A base model named from outside is a name, never a path."""
+    options: dict[str, str] = {}
+    for name, pattern in (("base_model", _BASE_MODEL), ("target_size", _SIZE)):
+        value = request.get(name)
+        if value is None:
+            continue
+        if not isinstance(value, str) or not pattern.fullmatch(value) or ".." in value:
+            raise UsageError(f"{name} is not one", remedy="for example embedded, 50MB")
+        options[name] = value
+    return options
+
+
+def _lock_file(home: Home, job_id: str) -> Path:
+    return home.run / f"job-{job_id}.lock"
+
+
+def _lock(home: Home, job_id: str) -> int | None:
+    """The runner's lock, None while another process holds it."""
+    descriptor = os.open(_lock_file(home, job_id), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], os.environ))

@@ -1,0 +1,172 @@
+"""From a finished call to a committed exchange.
+
+Belongs here: making the record, committing it within the time a response may be held, counting
+what it was. Does not: HTTP.
+Promise: nothing here raises or takes longer than the commit timeout, whatever fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from apprentice_pipeline.errors import ApprenticeError, StorageFull
+from apprentice_pipeline.gateway.pricing import Pricing
+from apprentice_pipeline.gateway.tally import Tally
+from apprentice_pipeline.records import Exchange, Usage
+from apprentice_pipeline.store.spool import Spool
+from apprentice_pipeline.wire.conversation import estimate_usage
+from apprentice_pipeline.wire.forms import WireRequest, WireResponse
+
+NO_CONTENT: dict[str, Any] = {"messages": [], "parameters": {}}
+
+
+@dataclass(slots=True)
+class Call:
+    """One captured call, from its admission to its end; times are `perf_counter_ns`."""
+
+    pair_id: str
+    tenant: str
+    namespace: str
+    provider: str
+    endpoint: str
+    created_at_us: int
+    began_ns: int
+    request: WireRequest | None = None
+    inclusion_probability: float = 1.0
+    first_byte_ns: int = 0
+
+    def elapsed_us(self) -> int:
+        """Microseconds since the request went out."""
+        return (time.perf_counter_ns() - self.began_ns) // 1_000
+
+
+class Recorder:
+    """Commits exchanges of one process. Lives on one event loop."""
+
+    def __init__(self, spool: Spool, tally: Tally, pricing: Pricing, timeout_s: float) -> None:
+        self._spool = spool
+        self._tally = tally
+        self._pricing = pricing
+        self._timeout_s = timeout_s
+
+    async def remote(
+        self, call: Call, status: int, response: WireResponse | None, *, complete: bool
+    ) -> Any:
+        """Commits what the provider answered; the output that became a pair, else None."""
+        good = complete and 200 <= status < 300
+        readable = response is not None and call.request is not None and 200 <= status < 300
+        output = response.output if readable and response is not None else None
+        usage = self._usage(call, response, good)
+        model = (response.model if response is not None else "") or _asked_model(call)
+        cost = self._pricing.cost_usd(call.provider, model, usage) if output is not None else None
+        exchange = _exchange(call, status, complete, "remote", output, model, usage, cost)
+        self._count_remote(exchange, status)
+        await self._commit(exchange)
+        return output if good else None
+
+    async def local(self, call: Call, output: Any, model: str, usage: Usage) -> None:
+        """Commits what the local model answered."""
+        exchange = _exchange(call, 200, True, "local", output, model, usage, 0.0)
+        self._tally.add(call.tenant, call.namespace, requests=1, local=1)
+        self._tally.respond(call.provider, "local", 200, exchange.latency_us / 1e6)
+        await self._commit(exchange)
+
+    def _usage(self, call: Call, response: WireResponse | None, good: bool) -> Usage:
+        if response is None:
+            return Usage()
+        if response.usage.source != "none" or not good or call.request is None:
+            return response.usage
+        return estimate_usage(call.request.input, response.output)
+
+    def _count_remote(self, exchange: Exchange, status: int) -> None:
+        counts: dict[str, float] = {"requests": 1, "remote": 1}
+        if exchange.is_pair:
+            counts["pairs"] = 1
+        elif status >= 400:
+            counts["errors"] = 1
+        elif not exchange.complete:
+            counts["incomplete"] = 1
+        usage = exchange.usage
+        if usage.input_tokens is not None:
+            counts["input_tokens"] = usage.input_tokens
+        if usage.output_tokens is not None:
+            counts["output_tokens"] = usage.output_tokens
+        if usage.source == "estimated":
+            counts["usage_estimated"] = 1
+        if exchange.cost_usd is not None:
+            counts["cost_usd"] = exchange.cost_usd
+            self._tally.spend(exchange.tenant, exchange.namespace, exchange.cost_usd)
+        elif exchange.output is not None:
+            counts["unpriced"] = 1
+        self._tally.add(exchange.tenant, exchange.namespace, **counts)
+        self._tally.respond(exchange.provider, "remote", status, exchange.latency_us / 1e6)
+
+    async def _commit(self, exchange: Exchange) -> None:
+        """Returns once the exchange is committed, has failed, or the time is up."""
+        began = time.perf_counter()
+        tenant, namespace = exchange.tenant, exchange.namespace
+        try:
+            waiter = self._spool.put(exchange, tenant=tenant)
+            assert isinstance(waiter, asyncio.Future)
+            done, _ = await asyncio.wait((waiter,), timeout=self._timeout_s)
+            if not done:
+                self._tally.add(tenant, namespace, at_risk=1)
+                self._tally.alert(tenant, namespace, "capture_at_risk", _AT_RISK)
+                return
+            waiter.result()
+            self._tally.committed(time.perf_counter() - began)
+        except StorageFull:
+            self._lose(tenant, namespace, "storage_full")
+        except ApprenticeError as error:
+            self._lose(tenant, namespace, type(error).__name__)
+        except Exception as error:  # fail open: the customer's answer goes out
+            self._lose(tenant, namespace, type(error).__name__)
+
+    def _lose(self, tenant: str, namespace: str, cause: str) -> None:
+        self._tally.add(tenant, namespace, lost=1, at_risk=1)
+        self._tally.alert(
+            tenant, namespace, "capture_failed", f"exchanges could not be stored: {cause}"
+        )
+
+
+_AT_RISK = "responses were released before their exchanges were committed: the disk is slow"
+
+
+def _asked_model(call: Call) -> str:
+    return call.request.model if call.request is not None else ""
+
+
+def _exchange(
+    call: Call,
+    status: int,
+    complete: bool,
+    served_by: str,
+    output: Any,
+    model: str,
+    usage: Usage,
+    cost_usd: float | None,
+) -> Exchange:
+    request, first = call.request, call.first_byte_ns
+    return Exchange(
+        pair_id=call.pair_id,
+        tenant=call.tenant,
+        namespace=call.namespace,
+        created_at_us=call.created_at_us,
+        provider=call.provider,
+        endpoint=call.endpoint,
+        model=model,
+        status=status,
+        complete=complete,
+        streamed=request is not None and request.streamed,
+        served_by=served_by,
+        input=request.input if request is not None else NO_CONTENT,
+        output=output,
+        latency_us=call.elapsed_us(),
+        first_byte_us=(first - call.began_ns) // 1_000 if first else None,
+        usage=usage,
+        cost_usd=cost_usd,
+        inclusion_probability=call.inclusion_probability,
+    )

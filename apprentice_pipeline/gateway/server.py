@@ -1,0 +1,296 @@
+"""The gateway's supervisor: one socket, N workers, and what a node needs once.
+
+Belongs here: binding, starting and restarting workers, stopping them gracefully; the loops that
+drain spools into the lake and follow the registry; the embedded backend's process. Does not:
+serving a request (`worker`, `app`).
+Promise: a worker that dies is replaced; when this process dies its workers leave too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from apprentice_pipeline.config import Settings
+from apprentice_pipeline.errors import ApprenticeError, StoreError, UsageError
+from apprentice_pipeline.gateway.access import is_loopback
+from apprentice_pipeline.gateway.metrics import FOLDER_VARIABLE
+from apprentice_pipeline.gateway.orders import write_orders
+from apprentice_pipeline.records import now_us
+from apprentice_pipeline.serving.opening import open_supervisor
+from apprentice_pipeline.store.drain import drain
+from apprentice_pipeline.store.workspace import Workspace
+
+BACKLOG = 2_048
+WATCH_S = 0.1
+STOP_S = 25.0
+READY_S = 60.0
+FIRST_RESTART_S, LAST_RESTART_S = 0.1, 5.0
+STEADY_S = 10.0
+MOST_FALSE_STARTS = 5
+
+
+def serve(
+    settings: Settings,
+    host: str,
+    port: int,
+    workers: int,
+    *,
+    on_ready: Callable[[str], None] | None = None,
+) -> None:
+    """Serves until SIGTERM or SIGINT. For a process's main thread.
+
+    `on_ready` gets the base URL once requests are answered; by default it is printed on stderr.
+    Raises: UsageError when the address cannot be had, or is not loopback and no key exists;
+    StoreError when no worker comes up.
+    """
+    workspace = Workspace.open(settings)
+    try:
+        _refuse_open_house(workspace, host)
+        with _bind(host, port) as listening, _pid_file(settings.home.run):
+            _Supervisor(workspace, listening, workers, on_ready or _announce).run()
+    finally:
+        workspace.close()
+
+
+class _Worker:
+    """One worker process and when to start its successor."""
+
+    def __init__(self, start: Callable[[], subprocess.Popen[bytes]]) -> None:
+        self._start = start
+        self._pause_s = FIRST_RESTART_S
+        self._next_start = 0.0
+        self.false_starts = 0
+        self.process: subprocess.Popen[bytes] | None = None
+        self._started = 0.0
+
+    def watch(self, now: float) -> None:
+        """Starts the process if there is none; after a quick death only after a pause."""
+        if self.process is not None and self.process.poll() is not None:
+            lived = now - self._started
+            self.false_starts = 0 if lived > STEADY_S else self.false_starts + 1
+            self._pause_s = FIRST_RESTART_S if lived > STEADY_S else self._pause_s * 2
+            self._next_start = now + min(self._pause_s, LAST_RESTART_S)
+            self._close_pipe()
+            self.process = None
+        if self.process is None and now >= self._next_start:
+            self.process = self._start()
+            self._started = now
+
+    def stop(self, deadline: float) -> None:
+        """Waits for the end that SIGTERM asked for; kills at the deadline."""
+        if self.process is None:
+            return
+        try:
+            self.process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._close_pipe()
+
+    def _close_pipe(self) -> None:
+        if self.process is not None and self.process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self.process.stdin.close()
+
+
+class _Supervisor:
+    """What runs between binding and leaving."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        listening: socket.socket,
+        workers: int,
+        on_ready: Callable[[str], None],
+    ) -> None:
+        self._workspace = workspace
+        self._listening = listening
+        self._url = _url(listening)
+        self._on_ready = on_ready
+        self._stopping = threading.Event()
+        self._metrics = workspace.home.run / f"metrics-{os.getpid()}"
+        self._workers = [_Worker(self._start_worker) for _ in range(workers)]
+
+    def run(self) -> None:
+        """Supervises until a signal comes."""
+        config = self._workspace.config
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stopping.set())
+        _fresh_folder(self._metrics)
+        loops = [
+            self._every(config.store.drain_interval_s, self._drain),
+            self._every(config.serving.registry_poll_s, self._follow_registry),
+        ]
+        backend = open_supervisor(self._workspace)
+        if backend is not None:
+            backend.start()
+        try:
+            self._watch()
+        finally:
+            self._stopping.set()
+            self._stop_workers()
+            for loop in loops:
+                loop.join()
+            if backend is not None:
+                backend.stop()
+            self._drain()
+            shutil.rmtree(self._metrics, ignore_errors=True)
+
+    def _watch(self) -> None:
+        announced, give_up = False, time.monotonic() + READY_S
+        while not self._stopping.is_set():
+            for worker in self._workers:
+                worker.watch(time.monotonic())
+            if not announced:
+                announced = _is_ready(self._url)
+                if announced:
+                    self._on_ready(self._url)
+                failing = all(w.false_starts >= MOST_FALSE_STARTS for w in self._workers)
+                if not announced and (failing or time.monotonic() > give_up):
+                    raise StoreError(
+                        "no gateway worker comes up", remedy="its own message stands above"
+                    )
+            self._stopping.wait(WATCH_S)
+
+    def _start_worker(self) -> subprocess.Popen[bytes]:
+        descriptor = self._listening.fileno()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "apprentice_pipeline.gateway.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            pass_fds=[descriptor],
+            env={**os.environ, FOLDER_VARIABLE: str(self._metrics)},
+            start_new_session=True,
+        )
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(write_orders(self._workspace.settings, descriptor))
+            process.stdin.flush()
+        return process
+
+    def _stop_workers(self) -> None:
+        deadline = time.monotonic() + STOP_S
+        for worker in self._workers:
+            if worker.process is not None:
+                worker.process.terminate()
+        for worker in self._workers:
+            worker.stop(deadline)
+
+    def _every(self, seconds: float, work: Callable[[], None]) -> threading.Thread:
+        """Runs `work` again and again in a thread of its own, until stopping."""
+
+        def loop() -> None:
+            while not self._stopping.wait(seconds):
+                try:
+                    work()
+                except ApprenticeError as error:
+                    self._alert(type(error).__name__, error.message)
+                except Exception as error:  # the thread's edge: the loop outlives every failure
+                    self._alert("unexpected", f"{work.__name__} failed: {type(error).__name__}")
+
+        thread = threading.Thread(target=loop, name=work.__name__, daemon=True)
+        thread.start()
+        return thread
+
+    def _drain(self) -> None:
+        report = drain(self._workspace.home.spool, self._workspace.lake)
+        if report.failed or report.rejected or report.damaged:
+            self._alert("drain", f"rows could not be moved into the lake: {report.error}")
+
+    def _follow_registry(self) -> None:
+        from apprentice_pipeline.stages.follow import follow_registry
+
+        follow_registry(self._workspace)
+
+    def _alert(self, kind: str, message: str) -> None:
+        with contextlib.suppress(ApprenticeError):
+            self._workspace.state.add_alert("", "", f"gateway_{kind}", message, now_us=now_us())
+
+
+def _refuse_open_house(workspace: Workspace, host: str) -> None:
+    if not is_loopback(host) and not workspace.state.any_keys():
+        raise UsageError(
+            f"{host or 'every address'} is not loopback, and no key exists",
+            remedy="make one first (`apprentice key create --tenant T`), or use 127.0.0.1",
+        )
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(BACKLOG)
+    except OSError as error:
+        listening.close()
+        raise UsageError(
+            f"cannot listen on {host}:{port}: {error.strerror or error}",
+            remedy="choose another with --port, or stop what listens there",
+        ) from None
+    listening.set_inheritable(True)
+    return listening
+
+
+def _url(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    address = ipaddress.ip_address(host)
+    if address.is_unspecified:
+        address = ipaddress.ip_address("::1" if address.version == 6 else "127.0.0.1")
+    return f"http://[{address}]:{port}" if address.version == 6 else f"http://{address}:{port}"
+
+
+def _is_ready(url: str) -> bool:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"{url}/readyz", timeout=1.0) as response:
+            return bool(response.status == 200)
+    except (OSError, urllib.error.URLError, ValueError):
+        return False
+
+
+def _fresh_folder(folder: Path) -> None:
+    for old in folder.parent.glob("metrics-*"):
+        if not _alive(old.name.removeprefix("metrics-")):
+            shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+
+
+def _alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@contextlib.contextmanager
+def _pid_file(folder: Path) -> Iterator[None]:
+    file = folder / "gateway.pid"
+    file.write_text(f"{os.getpid()}\n", encoding="ascii")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            if file.read_text(encoding="ascii").strip() == str(os.getpid()):
+                file.unlink()
+
+
+def _announce(url: str) -> None:
+    print(f"apprentice gateway listening on {url}", file=sys.stderr, flush=True)

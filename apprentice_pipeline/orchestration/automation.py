@@ -1,0 +1,175 @@
+"""Jobs, sensors and schedules: when the assets run.
+
+Belongs here: asking `stages.readiness` and turning its word into run requests. Does not:
+deciding what is ready. A run key names the evidence that asked for the run, so that one state
+of the data asks once, however often a sensor looks.
+"""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from apprentice_pipeline.orchestration import assets
+from apprentice_pipeline.orchestration.partitions import (
+    STREAMS,
+    stream_day_key,
+    stream_key,
+)
+from apprentice_pipeline.orchestration.pipeline import Pipeline
+from apprentice_pipeline.stages import maintenance, readiness
+
+IN_PROCESS = dg.in_process_executor
+
+verify_job = dg.define_asset_job(
+    "verify_job",
+    selection=[assets.captured_pairs, assets.verified_pairs],
+    executor_def=IN_PROCESS,
+    description="Drains the spools and verifies one day of a stream; backfill it over any dates.",
+)
+distill_job = dg.define_asset_job(
+    "distill_job",
+    selection=[
+        assets.holdout_split,
+        assets.lora_adapter,
+        assets.kscore_eval,
+        assets.signed_artifact,
+        assets.registered_model,
+    ],
+    executor_def=IN_PROCESS,
+    description="Split, train, K-score, sign and register one stream.",
+)
+evaluate_job = dg.define_asset_job(
+    "evaluate_job",
+    selection=[assets.holdout_split, assets.kscore_eval],
+    executor_def=IN_PROCESS,
+    description="Scores the newest adapter again on the holdout as it is now.",
+)
+
+
+@dg.op
+def compact(context: dg.OpExecutionContext, pipeline: dg.ResourceParam[Pipeline]) -> None:
+    """Compacts and vacuums every tenant's tables, and applies retention."""
+    with pipeline.translated():
+        done = maintenance.compact(pipeline.workspace)
+    context.add_output_metadata({"tables": done.tables, "expired_pairs": done.expired_pairs})
+
+
+@dg.job(executor_def=IN_PROCESS)
+def compaction_job() -> None:
+    """Keeps the lake's files few and its retention promises kept."""
+    compact()
+
+
+@dg.sensor(
+    jobs=[verify_job, distill_job],
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+)
+def pair_threshold_sensor(
+    context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[Pipeline]
+) -> dg.SensorResult:
+    """Verifies what arrived once a stream nears its threshold; distills it once it is ready."""
+    found = readiness.all_streams(pipeline.workspace)
+    known = set(context.instance.get_dynamic_partitions("streams"))
+    fresh = [key for s in found if (key := stream_key(s.tenant, s.namespace)) not in known]
+    requests = [request for stream in found for request in _requests(stream)]
+    return dg.SensorResult(
+        run_requests=requests,
+        skip_reason=None if requests else _why_not(found),
+        dynamic_partitions_requests=[STREAMS.build_add_request(fresh)] if fresh else [],
+    )
+
+
+def _requests(stream: readiness.Readiness) -> Iterator[dg.RunRequest]:
+    key = stream_key(stream.tenant, stream.namespace)
+    if stream.ready:
+        yield dg.RunRequest(
+            run_key=f"distill:{key}:{stream.evidence}",
+            job_name="distill_job",
+            partition_key=key,
+            tags={"apprentice/why": "pair threshold"},
+        )
+    elif stream.worth_verifying:
+        for day, pending in stream.unverified_days:
+            yield dg.RunRequest(
+                run_key=f"verify:{key}:{day}:{stream.pairs}:{pending}",
+                job_name="verify_job",
+                partition_key=stream_day_key(stream.tenant, stream.namespace, day),
+                tags={"apprentice/why": "pair threshold"},
+            )
+
+
+def _why_not(found: list[readiness.Readiness]) -> str:
+    if not found:
+        return "no stream has captured a pair yet"
+    return "; ".join(f"{stream_key(s.tenant, s.namespace)}: {s.binding}" for s in found)
+
+
+@dg.sensor(
+    jobs=[evaluate_job, distill_job],
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+)
+def drift_sensor(
+    context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[Pipeline]
+) -> dg.SensorResult:
+    """A drift alarm asks for one re-evaluation; one that confirms it, for one retraining."""
+    requests = []
+    for alarm in readiness.drift_alarms(pipeline.workspace):
+        key = stream_key(alarm.tenant, alarm.namespace)
+        job = "distill_job" if alarm.confirmed else "evaluate_job"
+        run_key = f"{job}:{key}:{alarm.at_us}"
+        tags = {"apprentice/why": f"drift: {alarm.kind}"}
+        requests.append(dg.RunRequest(run_key=run_key, job_name=job, partition_key=key, tags=tags))
+    return dg.SensorResult(
+        run_requests=requests, skip_reason=None if requests else "no drift alarm stands"
+    )
+
+
+@dg.schedule(
+    job=verify_job, cron_schedule="15 * * * *", default_status=dg.DefaultScheduleStatus.RUNNING
+)
+def verification_schedule(
+    context: dg.ScheduleEvaluationContext, pipeline: dg.ResourceParam[Pipeline]
+) -> list[dg.RunRequest]:
+    """Every hour: the days that hold pairs without a verdict."""
+    moment = context.scheduled_execution_time
+    known = set(context.instance.get_dynamic_partitions("streams"))
+    return [
+        dg.RunRequest(
+            run_key=f"{moment:%Y-%m-%dT%H}:{stream_key(s.tenant, s.namespace)}:{day}",
+            partition_key=stream_day_key(s.tenant, s.namespace, day),
+        )
+        for s in readiness.all_streams(pipeline.workspace)
+        if stream_key(s.tenant, s.namespace) in known
+        for day, _ in s.unverified_days
+    ]
+
+
+@dg.schedule(
+    job=compaction_job, cron_schedule="40 3 * * *", default_status=dg.DefaultScheduleStatus.RUNNING
+)
+def compaction_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+    """Every night."""
+    return dg.RunRequest(run_key=f"{context.scheduled_execution_time:%Y-%m-%d}")
+
+
+@dg.schedule(
+    job=distill_job, cron_schedule="20 4 * * 1", default_status=dg.DefaultScheduleStatus.RUNNING
+)
+def retrain_schedule(
+    context: dg.ScheduleEvaluationContext, pipeline: dg.ResourceParam[Pipeline]
+) -> list[dg.RunRequest]:
+    """Every week: the streams with enough new pairs since their last training."""
+    week = f"{context.scheduled_execution_time:%G-W%V}"
+    known = set(context.instance.get_dynamic_partitions("streams"))
+    return [
+        dg.RunRequest(run_key=f"{week}:{key}", partition_key=key)
+        for stream in readiness.all_streams(pipeline.workspace)
+        if (key := stream_key(stream.tenant, stream.namespace)) in known and stream.ready
+    ]
+
+
+JOBS = (verify_job, distill_job, evaluate_job, compaction_job)
+SENSORS = (pair_threshold_sensor, drift_sensor)
+SCHEDULES = (verification_schedule, compaction_schedule, retrain_schedule)

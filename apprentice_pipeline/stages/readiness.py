@@ -1,0 +1,248 @@
+"""How far a stream is from its next training, from counts alone: nothing is opened.
+
+The split is decided by a hash of each input, so the train and holdout counts told here are
+expectations (distinct trusted inputs × share); `holdout.freeze` counts exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from apprentice_pipeline.config import Config
+from apprentice_pipeline.errors import TooFewPairs
+from apprentice_pipeline.records import now_us
+from apprentice_pipeline.routing.champion import control_of
+from apprentice_pipeline.stages.results import FrozenCorpus, ScoredAdapter, load_if_any
+from apprentice_pipeline.store.workspace import Workspace
+
+DAY_US = 86_400_000_000
+RATE_WINDOW_DAYS = 7
+Z95 = 1.96
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """One stream's counts, what its next training needs, and when that is expected.
+
+    `train` and `holdout` are expected rows of the corpus as it is now, `new_train` those that
+    came since the last one. `binding` says in words which condition binds. ETA in days: None
+    when nothing arrives, 0 when ready; `eta_low`–`eta_high` from the 95 % interval of the rate.
+    """
+
+    tenant: str
+    namespace: str
+    pairs: int
+    verified: int
+    unverified_days: tuple[tuple[str, int], ...]
+    train: int
+    holdout: int
+    new_train: int
+    trained_before: bool
+    ready_to_distill_at: int
+    binding: str
+    ready: bool
+    enough: bool
+    eta_days: float | None
+    eta_low: float | None
+    eta_high: float | None
+    evidence: str
+
+    @property
+    def worth_verifying(self) -> bool:
+        """Whether verifying what is pending could make the stream ready."""
+        pending = sum(count for _, count in self.unverified_days)
+        return pending > 0 and self.verified + pending >= self.ready_to_distill_at
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+    def text(self) -> str:
+        """Two lines for a person, in `key=value` words."""
+        share = f" ({self.verified / self.pairs:.0%})" if self.pairs else ""
+        eta = "unknown" if self.eta_days is None else f"{math.ceil(self.eta_days)}"
+        span = ""
+        if self.eta_days and self.eta_low is not None:
+            high = "∞" if self.eta_high is None else f"{math.ceil(self.eta_high)}"
+            span = f" (95 % {math.floor(self.eta_low)}–{high})"
+        return (
+            f"namespace={self.namespace} pairs={self.pairs} verified={self.verified}{share}\n"
+            f"ready_to_distill_at={self.ready_to_distill_at} eta_days={eta}{span}"
+            f" — {self.binding}"
+        )
+
+
+def all_streams(workspace: Workspace) -> list[Readiness]:
+    """Every stream of every tenant."""
+    return [
+        stream for tenant in workspace.lake.tenants() for stream in of_tenant(workspace, tenant)
+    ]
+
+
+def of_tenant(workspace: Workspace, tenant: str, namespace: str | None = None) -> list[Readiness]:
+    """The tenant's streams, or the one named."""
+    names = [namespace] if namespace else workspace.lake.namespaces(tenant)
+    return [of_stream(workspace, tenant, name) for name in names]
+
+
+def of_stream(workspace: Workspace, tenant: str, namespace: str) -> Readiness:
+    """One stream, counted now."""
+    frozen = load_if_any(workspace, tenant, namespace, FrozenCorpus)
+    counts = workspace.lake.sql(
+        tenant,
+        _COUNTS,
+        namespace=namespace,
+        since=frozen.at_us if frozen else 0,
+        recent=now_us() - RATE_WINDOW_DAYS * DAY_US,
+    )[0]
+    days = workspace.lake.sql(tenant, _UNVERIFIED_DAYS, namespace=namespace)
+    return _judged(
+        workspace.config,
+        tenant,
+        namespace,
+        counts,
+        tuple((row["date"], row["pairs"]) for row in days),
+        frozen,
+        frozen is not None and load_if_any(workspace, tenant, namespace, ScoredAdapter) is not None,
+    )
+
+
+def require_ready(stream: Readiness) -> None:
+    """Raises: TooFewPairs, with the counts, when even an asked-for training has too little."""
+    if not stream.enough:
+        raise TooFewPairs(
+            f"{stream.tenant}.{stream.namespace} has {stream.pairs} pairs, {stream.verified} "
+            f"verified: about {stream.train} train and {stream.holdout} holdout rows; "
+            f"{stream.binding}",
+            remedy="capture more traffic, or lower distill.threshold (or the task's "
+            "phase1_to_phase2) and kscore.min_holdout",
+        )
+
+
+def _judged(
+    config: Config,
+    tenant: str,
+    namespace: str,
+    counts: dict[str, Any],
+    days: tuple[tuple[str, int], ...],
+    frozen: FrozenCorpus | None,
+    trained_before: bool,
+) -> Readiness:
+    share = config.distill.holdout_fraction
+    inputs = int(counts["inputs"])
+    train, holdout = round(inputs * (1 - share)), round(inputs * share)
+    new_train = round(int(counts["new_inputs"]) * (1 - share)) if frozen else train
+    needs = config.first_training_needs(namespace)
+    batch = config.local.fine_tune_batch_size
+    missing = {
+        f"train pairs {train} of {needs}": (needs - train) / (1 - share),
+        f"holdout pairs {holdout} of {config.kscore.min_holdout}": (
+            config.kscore.min_holdout - holdout
+        )
+        / share,
+    }
+    enough = all(value <= 0 for value in missing.values())
+    if trained_before:
+        missing = {f"new train pairs {new_train} of {batch}": (batch - new_train) / (1 - share)}
+    words, lacking = max(missing.items(), key=lambda item: item[1])
+    ready = enough and lacking <= 0
+    eta, low, high = _eta(max(0.0, lacking), counts)
+    return Readiness(
+        tenant=tenant,
+        namespace=namespace,
+        pairs=int(counts["pairs"]),
+        verified=int(counts["verified"]),
+        unverified_days=days,
+        train=train,
+        holdout=holdout,
+        new_train=new_train,
+        trained_before=trained_before,
+        ready_to_distill_at=batch if trained_before else needs,
+        binding="ready to distill" if ready else words,
+        ready=ready,
+        enough=enough,
+        eta_days=eta,
+        eta_low=low,
+        eta_high=high,
+        evidence=f"{frozen.at_us if frozen else 0}:{inputs // batch}",
+    )
+
+
+def _eta(lacking: float, counts: dict[str, Any]) -> tuple[float | None, float | None, float | None]:
+    """Days until `lacking` more inputs, at the recent rate and at the ends of its interval.
+
+    Arrivals are taken as Poisson: the interval of a count n is (√n ± z/2)², variance-stabilised
+    (Anscombe 1948).
+    """
+    if lacking <= 0:
+        return 0.0, 0.0, 0.0
+    n = int(counts["recent"])
+    if n == 0:
+        return None, None, None
+    days = min(RATE_WINDOW_DAYS, max(1.0, (now_us() - int(counts["first_at_us"])) / DAY_US))
+    fast = (math.sqrt(n) + Z95 / 2) ** 2 / days
+    slow = max(0.0, math.sqrt(n) - Z95 / 2) ** 2 / days
+    return lacking / (n / days), lacking / fast, lacking / slow if slow > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class StandingAlarm:
+    """A drift alarm of a stream that nothing has answered yet."""
+
+    tenant: str
+    namespace: str
+    kind: str
+    at_us: int
+    confirmed: bool
+
+
+def drift_alarms(workspace: Workspace) -> list[StandingAlarm]:
+    """Streams whose controller coaches or is suspended; confirmed once re-evaluated since."""
+    found = []
+    for champion in workspace.state.champions():
+        state = control_of(workspace.state.control(champion.tenant, champion.namespace))
+        if not state.coaching and state.phase != "suspended":
+            continue
+        scored = load_if_any(workspace, champion.tenant, champion.namespace, ScoredAdapter)
+        since = state.since_us if state.phase == "suspended" else champion.at_us
+        confirmed = scored is not None and scored.at_us > since and not scored.passed
+        found.append(
+            StandingAlarm(
+                tenant=champion.tenant,
+                namespace=champion.namespace,
+                kind=state.coaching or str(state.phase),
+                at_us=since,
+                confirmed=confirmed,
+            )
+        )
+    return found
+
+
+_NEWEST = """
+newest as (
+  select pair_id, arg_max(verdict, decided_at_us) as verdict from verdicts
+  where namespace = $namespace group by pair_id
+)
+"""
+_COUNTS = f"""
+with {_NEWEST}
+select count(*)::bigint as pairs,
+       count(*) filter (where n.verdict in ('verified', 'approved'))::bigint as verified,
+       count(distinct c.dedup_key) filter (where n.verdict in ('verified', 'approved'))::bigint
+         as inputs,
+       count(distinct c.dedup_key)
+         filter (where n.verdict in ('verified', 'approved') and c.created_at_us > $since)::bigint
+         as new_inputs,
+       count(distinct c.dedup_key) filter (where c.created_at_us > $recent)::bigint as recent,
+       coalesce(min(c.created_at_us), 0)::bigint as first_at_us
+from captures c left join newest n using (pair_id)
+where c.namespace = $namespace and c.is_pair
+"""
+_UNVERIFIED_DAYS = """
+select c.date as date, count(*)::bigint as pairs from captures c
+where c.namespace = $namespace and c.is_pair
+  and not exists (select 1 from verdicts v where v.pair_id = c.pair_id)
+group by c.date order by c.date
+"""

@@ -1,0 +1,231 @@
+"""Spools into the lake, each row exactly once.
+
+Belongs here: the order of steps that makes a crash between any two of them harmless. Does not:
+statements (`spool_file`), Delta (`lake`), when to drain.
+
+For every spool, tenant and table: read which seq the lake holds already, append what is newer
+under the stamp (spool id, newest seq) in one Delta commit, then trim the spool. A crash before
+the append repeats it, a crash after it finds the stamp. Two drains at once take different
+spools. A spool whose worker is dead is removed once it is empty.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from apprentice_pipeline.errors import StoreError
+from apprentice_pipeline.store.lake import Lake
+from apprentice_pipeline.store.rows import fitting
+from apprentice_pipeline.store.sealing import TABLES
+from apprentice_pipeline.store.spool_file import (
+    Lock,
+    SpoolDamaged,
+    SpoolFile,
+    StoredRow,
+    mapping_errors,
+    set_aside,
+)
+
+STEPS: Final = (
+    "locked",
+    "read",
+    "version-read",
+    "appended",
+    "trimmed",
+    "emptied",
+    "removed",
+)
+"""Names handed to `on_step`, in the order of a drain."""
+
+
+@dataclass(frozen=True, slots=True)
+class DrainReport:
+    """What a drain did. Everything but `rows`, `spools` and `removed` deserves an alert.
+
+    `failed`: tables of a tenant that could not be appended to (their rows stay); `rejected`: rows
+    set aside because they fit no table; `unknown`: rows of a kind this version does not know
+    (they stay); `damaged`: spool files that are not sound, set aside where their worker is dead.
+    """
+
+    rows: int = 0
+    spools: int = 0
+    failed: int = 0
+    removed: int = 0
+    rejected: int = 0
+    unknown: int = 0
+    damaged: int = 0
+    error: str = ""
+
+    def __add__(self, other: DrainReport) -> DrainReport:
+        """The sum of two reports; the first error text is kept."""
+        return DrainReport(
+            rows=self.rows + other.rows,
+            spools=self.spools + other.spools,
+            failed=self.failed + other.failed,
+            removed=self.removed + other.removed,
+            rejected=self.rejected + other.rejected,
+            unknown=self.unknown + other.unknown,
+            damaged=self.damaged + other.damaged,
+            error=self.error or other.error,
+        )
+
+
+def drain(
+    folder: Path,
+    lake: Lake,
+    *,
+    max_rows: int = 5_000,
+    on_step: Callable[[str], None] = lambda _step: None,
+) -> DrainReport:
+    """Moves what every spool in `folder` holds now into the lake, `max_rows` an append.
+
+    `on_step` is told each step as it is done (see `STEPS`). One spool's or tenant's failure is
+    reported and holds no other up.
+    """
+    report = DrainReport()
+    for path in sorted(folder.glob("*.db")):
+        try:
+            report += _drain_file(path, lake, max_rows, on_step)
+        except StoreError as error:
+            report += DrainReport(failed=1, error=error.message)
+    _remove_strays(folder)
+    return report
+
+
+def waiting_rows(folder: Path) -> int:
+    """Rows in all sound spools that the lake does not have yet."""
+    total = 0
+    for path in folder.glob("*.db"):
+        try:
+            file = SpoolFile.open(path)
+        except StoreError:  # damaged, or drained and removed just now
+            continue
+        with contextlib.closing(file):
+            total += file.count()
+    return total
+
+
+def _drain_file(
+    path: Path, lake: Lake, max_rows: int, on_step: Callable[[str], None]
+) -> DrainReport:
+    with mapping_errors():
+        drain_lock = Lock.take(path.with_suffix(".drain"))
+    if drain_lock is None:  # another drain is at it
+        return DrainReport()
+    removed = False
+    try:
+        if not path.exists():
+            removed = True
+            return DrainReport()
+        with mapping_errors():
+            owner_lock = Lock.take(path.with_suffix(".lock"))
+        on_step("locked")
+        try:
+            report, removed = _drain_locked(path, lake, max_rows, on_step, owner_lock is not None)
+        finally:
+            if owner_lock is not None:
+                owner_lock.release(remove=removed)
+        return report
+    finally:
+        drain_lock.release(remove=removed)
+
+
+def _drain_locked(
+    path: Path, lake: Lake, max_rows: int, on_step: Callable[[str], None], orphaned: bool
+) -> tuple[DrainReport, bool]:
+    """The report, and whether the spool is gone. `orphaned`: its worker is dead."""
+    try:
+        file = SpoolFile.open(path)
+        try:
+            report = _Transfer(file, path.stem, lake, on_step).run(max_rows)
+            empty = orphaned and file.is_empty()
+        finally:
+            file.close()
+    except SpoolDamaged as error:
+        if orphaned:
+            set_aside(path)
+        return DrainReport(damaged=1, failed=1, error=error.message), orphaned
+    if not empty:
+        return report, False
+    on_step("emptied")
+    for suffix in ("-wal", "-shm", ""):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    on_step("removed")
+    return report + DrainReport(removed=1), True
+
+
+class _Transfer:
+    """The rows of one spool on their way, while its drain lock is held."""
+
+    def __init__(
+        self, file: SpoolFile, spool_id: str, lake: Lake, on_step: Callable[[str], None]
+    ) -> None:
+        self._file = file
+        self._spool_id = spool_id
+        self._lake = lake
+        self._on_step = on_step
+        self._blocked: set[tuple[str, str]] = set()
+
+    def run(self, max_rows: int) -> DrainReport:
+        """Everything up to the newest row of now."""
+        report = DrainReport(spools=1)
+        after, until = 0, self._file.newest()
+        while rows := self._file.read(after, until, max_rows):
+            self._on_step("read")
+            after = rows[-1].seq
+            for (kind, tenant), group in _grouped(rows).items():
+                if kind in TABLES:
+                    report += self._move(kind, tenant, group)
+                else:
+                    report += DrainReport(unknown=len(group))
+        return report
+
+    def _move(self, kind: str, tenant: str, group: Sequence[StoredRow]) -> DrainReport:
+        """One append. A group that failed once waits for the next drain as a whole: to append
+        its later rows would make the lake's stamp pass over the earlier ones."""
+        if (kind, tenant) in self._blocked:
+            return DrainReport()
+        try:
+            return self._append(kind, tenant, group)
+        except SpoolDamaged:
+            raise
+        except StoreError as error:
+            self._blocked.add((kind, tenant))
+            return DrainReport(failed=1, error=error.message)
+
+    def _append(self, kind: str, tenant: str, group: Sequence[StoredRow]) -> DrainReport:
+        version = self._lake.transaction_version(tenant, kind, self._spool_id)
+        self._on_step("version-read")
+        newest = group[-1].seq
+        fresh = [stored for stored in group if version is None or stored.seq > version]
+        table, misfits = fitting(kind, [stored.row for stored in fresh])
+        if misfits:
+            self._file.reject([fresh[at].seq for at in misfits])
+        if table.num_rows:
+            self._lake.append(tenant, kind, table, app_id=self._spool_id, version=newest)
+            self._on_step("appended")
+        self._file.trim(kind, tenant, newest)
+        self._on_step("trimmed")
+        return DrainReport(rows=table.num_rows, rejected=len(misfits))
+
+
+def _grouped(rows: Sequence[StoredRow]) -> dict[tuple[str, str], list[StoredRow]]:
+    groups: dict[tuple[str, str], list[StoredRow]] = {}
+    for stored in rows:
+        groups.setdefault((stored.row.table, stored.row.tenant), []).append(stored)
+    return groups
+
+
+def _remove_strays(folder: Path) -> None:
+    """Lock files whose spool is gone: a crash came between the two."""
+    for path in [*folder.glob("*.lock"), *folder.glob("*.drain")]:
+        if path.with_suffix(".db").exists():
+            continue
+        with mapping_errors():
+            lock = Lock.take(path)
+        if lock is not None:
+            lock.release(remove=not path.with_suffix(".db").exists())

@@ -1,0 +1,110 @@
+"""Erasure: rows out of every spool and table, keys forgotten, a tombstone left.
+
+Belongs here: the places and their order. Does not: marking corpora and artifacts that used what
+was erased (`stages`).
+Promise: when this returns, no spool, table or file version of this workspace holds the rows; a
+crash on the way leaves an erasure that can simply be repeated.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from apprentice_pipeline.errors import StoreError, UsageError
+from apprentice_pipeline.store.spool_file import Lock, SpoolDamaged, SpoolFile, mapping_errors
+
+if TYPE_CHECKING:
+    from apprentice_pipeline.store.workspace import Workspace
+
+_WAIT_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class ErasureReport:
+    """Exchanges that were removed, by place."""
+
+    spool_rows: int
+    lake_rows: int
+
+    @property
+    def rows(self) -> int:
+        """All of them."""
+        return self.spool_rows + self.lake_rows
+
+
+def erase(
+    workspace: Workspace,
+    tenant: str,
+    *,
+    namespace: str | None = None,
+    pair_ids: Sequence[str] | None = None,
+    now_us: int,
+) -> ErasureReport:
+    """Erases pairs, a namespace, or (neither given) the tenant with its data keys.
+
+    Raises: UsageError when pairs are named without their namespace; StoreError.
+    """
+    from apprentice_pipeline.store.journal import Tombstone
+
+    if pair_ids is not None and namespace is None:
+        raise UsageError("pairs are erased within a namespace", remedy="give --namespace")
+    spool_rows = _erase_spools(workspace.home.spool, tenant, namespace, pair_ids)
+    lake_rows = workspace.lake.erase(tenant, namespace=namespace, pair_ids=pair_ids)
+    report = ErasureReport(spool_rows, lake_rows)
+    workspace.state.add_tombstones(
+        [
+            Tombstone(tenant, namespace or "", pair_id, now_us, report.rows)
+            for pair_id in (pair_ids if pair_ids is not None else [""])
+        ]
+    )
+    if namespace is None:
+        workspace.vault.forget(tenant)
+    return report
+
+
+def _erase_spools(
+    folder: Path, tenant: str, namespace: str | None, pair_ids: Sequence[str] | None
+) -> int:
+    """Under each spool's drain lock: a drain that holds rows in memory would bring them back."""
+    return sum(
+        _erase_spool(path, tenant, namespace, pair_ids) for path in sorted(folder.glob("*.db"))
+    )
+
+
+def _erase_spool(
+    path: Path, tenant: str, namespace: str | None, pair_ids: Sequence[str] | None
+) -> int:
+    lock = _drain_lock(path)
+    gone = not path.exists()
+    try:
+        if gone:
+            return 0
+        with closing(SpoolFile.open(path)) as file:
+            return file.erase(tenant, namespace, pair_ids)
+    except SpoolDamaged as error:
+        raise StoreError(
+            f"{error.message}: it may hold rows that should be erased",
+            remedy="run a drain, which sets it aside, look at it, and delete it",
+        ) from None
+    finally:
+        lock.release(remove=gone)
+
+
+def _drain_lock(path: Path) -> Lock:
+    deadline = time.monotonic() + _WAIT_S
+    while True:
+        with mapping_errors():
+            lock = Lock.take(path.with_suffix(".drain"))
+        if lock is not None:
+            return lock
+        if time.monotonic() > deadline:
+            raise StoreError(
+                f"a spool is being drained for more than {_WAIT_S:.0f} s",
+                remedy="find the process that drains it, then erase again",
+            )
+        time.sleep(0.02)

@@ -1,0 +1,186 @@
+"""Keys: access keys of tenants (hashed), providers' keys and data keys (sealed or wrapped).
+
+Belongs here: what is stored of a key and how one is found. Does not: what a role may do (the
+gateway), sealing (the vault).
+Promise: no key can be read back from the database. A token is 256 random bits and looked up by
+its SHA-256, so neither a stolen database nor the time a lookup takes tells anything about it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Row, delete, select, update
+
+from apprentice_pipeline.errors import UsageError
+from apprentice_pipeline.records import is_name
+from apprentice_pipeline.store.database import Database
+from apprentice_pipeline.store.schema import ACCESS_KEYS, DATA_KEYS, PROVIDER_KEYS
+
+ROLES: Final = ("tenant", "capture", "operator")
+KEY_PREFIX: Final = "ak_"
+
+
+@dataclass(frozen=True, slots=True)
+class CreatedKey:
+    """A new access key; `key` is the token itself, shown this once and stored nowhere."""
+
+    id: str
+    key: str
+    tenant: str
+    namespace: str | None
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """What is known of an access key; `revoked_at_us` is None while it is good."""
+
+    id: str
+    tenant: str
+    namespace: str | None
+    role: str
+    provider: str | None
+    created_at_us: int
+    revoked_at_us: int | None = None
+
+
+def create_key(
+    database: Database,
+    *,
+    tenant: str,
+    namespace: str | None,
+    role: str,
+    provider: str | None,
+    now_us: int,
+) -> CreatedKey:
+    """See `State.create_key`."""
+    _check(tenant, namespace, role)
+    token = KEY_PREFIX + secrets.token_urlsafe(32)
+    created = CreatedKey(f"key_{secrets.token_hex(8)}", token, tenant, namespace, role)
+    row = {
+        "id": created.id,
+        "token_hash": _hash(token),
+        "tenant": tenant,
+        "namespace": namespace,
+        "role": role,
+        "provider": provider,
+        "created_at_us": now_us,
+    }
+    with database.write() as connection:
+        connection.execute(ACCESS_KEYS.insert().values(row))
+    return created
+
+
+def find_key(database: Database, token: str) -> KeyRecord | None:
+    """See `State.find_key`."""
+    if not token.startswith(KEY_PREFIX):
+        return None
+    digest = _hash(token)
+    query = select(ACCESS_KEYS).where(
+        ACCESS_KEYS.c.token_hash == digest, ACCESS_KEYS.c.revoked_at_us.is_(None)
+    )
+    with database.read() as connection:
+        row = connection.execute(query).first()
+    if row is None or not hmac.compare_digest(row.token_hash, digest):
+        return None
+    return _record(row)
+
+
+def list_keys(database: Database) -> list[KeyRecord]:
+    """See `State.list_keys`."""
+    query = select(ACCESS_KEYS).order_by(ACCESS_KEYS.c.created_at_us, ACCESS_KEYS.c.id)
+    with database.read() as connection:
+        return [_record(row) for row in connection.execute(query)]
+
+
+def revoke_key(database: Database, key_id: str, now_us: int) -> bool:
+    """See `State.revoke_key`."""
+    change = (
+        update(ACCESS_KEYS)
+        .where(ACCESS_KEYS.c.id == key_id, ACCESS_KEYS.c.revoked_at_us.is_(None))
+        .values(revoked_at_us=now_us)
+    )
+    with database.write() as connection:
+        return connection.execute(change).rowcount == 1
+
+
+def any_keys(database: Database) -> bool:
+    """See `State.any_keys`."""
+    with database.read() as connection:
+        return connection.execute(select(ACCESS_KEYS.c.id).limit(1)).first() is not None
+
+
+def put_provider_key(database: Database, tenant: str, provider: str, sealed: bytes) -> None:
+    """See `State.put_provider_key`."""
+    row = {"tenant": tenant, "provider": provider, "sealed": sealed}
+    statement = database.upsert(PROVIDER_KEYS).values(row)
+    with database.write() as connection:
+        connection.execute(
+            statement.on_conflict_do_update(
+                index_elements=["tenant", "provider"], set_={"sealed": sealed}
+            )
+        )
+
+
+def provider_key(database: Database, tenant: str, provider: str) -> bytes | None:
+    """See `State.provider_key`."""
+    query = select(PROVIDER_KEYS.c.sealed).where(
+        PROVIDER_KEYS.c.tenant == tenant, PROVIDER_KEYS.c.provider == provider
+    )
+    with database.read() as connection:
+        return connection.execute(query).scalar()
+
+
+def wrapped_keys(database: Database, tenant: str) -> dict[int, bytes]:
+    """See `vault.DataKeyStore`."""
+    query = select(DATA_KEYS.c.version, DATA_KEYS.c.wrapped).where(DATA_KEYS.c.tenant == tenant)
+    with database.read() as connection:
+        return {row.version: row.wrapped for row in connection.execute(query)}
+
+
+def add_wrapped_key(database: Database, tenant: str, version: int, wrapped: bytes) -> None:
+    """See `vault.DataKeyStore`."""
+    row = {"tenant": tenant, "version": version, "wrapped": wrapped}
+    with database.write() as connection:
+        connection.execute(database.upsert(DATA_KEYS).values(row).on_conflict_do_nothing())
+
+
+def delete_wrapped_keys(database: Database, tenant: str) -> None:
+    """See `vault.DataKeyStore`. Sealed provider keys would open no more: they go too."""
+    with database.write() as connection:
+        connection.execute(delete(DATA_KEYS).where(DATA_KEYS.c.tenant == tenant))
+        connection.execute(delete(PROVIDER_KEYS).where(PROVIDER_KEYS.c.tenant == tenant))
+
+
+def _check(tenant: str, namespace: str | None, role: str) -> None:
+    if role not in ROLES:
+        raise UsageError(f"there is no role {role!r}", remedy=f"choose one of {', '.join(ROLES)}")
+    for name in (tenant, namespace):
+        if name is not None and not is_name(name):
+            raise UsageError(
+                f"{name!r} is not a name",
+                remedy="use lower-case letters, digits, - and _, at most 63, no leading - or _",
+            )
+    if role == "capture" and namespace is None:
+        raise UsageError("a capture key needs a namespace", remedy="give --namespace")
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _record(row: Row[Any]) -> KeyRecord:
+    return KeyRecord(
+        row.id,
+        row.tenant,
+        row.namespace,
+        row.role,
+        row.provider,
+        row.created_at_us,
+        row.revoked_at_us,
+    )

@@ -1,0 +1,303 @@
+"""One spool on disk: its SQLite file, and the locks that say who may touch it.
+
+Belongs here: names, locks, statements of a spool. Does not: threads and futures (`spool`), the
+lake (`drain`).
+
+A spool `<id>` is `<id>.db` (rows), `<id>.lock` (held by its worker while it lives) and
+`<id>.drain` (held by whoever drains it). A row's `seq` is never used twice, even after the file
+was emptied: the lake remembers the newest that it holds.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import sqlite3
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from apprentice_pipeline.errors import StorageFull, StoreError
+from apprentice_pipeline.store.sealing import SealedRow
+
+BUSY_TIMEOUT_S: Final = 10.0
+MAX_READ_BYTES: Final = 64 * 1024 * 1024
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS rows (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    kind TEXT NOT NULL, tenant TEXT NOT NULL, namespace TEXT NOT NULL, pair_id TEXT NOT NULL,
+    facts BLOB NOT NULL, first BLOB, second BLOB, dedup_key BLOB
+);
+CREATE TABLE IF NOT EXISTS rejected (
+    seq INTEGER PRIMARY KEY,
+    kind TEXT NOT NULL, tenant TEXT NOT NULL, namespace TEXT NOT NULL, pair_id TEXT NOT NULL,
+    facts BLOB NOT NULL, first BLOB, second BLOB, dedup_key BLOB
+);
+"""
+_COLUMNS: Final = "kind, tenant, namespace, pair_id, facts, first, second, dedup_key"
+_INSERT: Final = f"INSERT INTO rows ({_COLUMNS}) VALUES "  # noqa: S608
+_CHUNKS: Final = (64, 16, 4, 1)
+"""Rows a statement. Each statement lets go of the interpreter lock once: with one a row, a busy
+event loop would hold the writer up a thousand times a commit."""
+_INSERTS: Final = {
+    count: _INSERT + ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?)"] * count) for count in _CHUNKS
+}
+_READ: Final = f"SELECT seq, {_COLUMNS} FROM rows WHERE seq > ? AND seq <= ? ORDER BY seq"  # noqa: S608
+_OWNED: Final = (
+    "tenant = :tenant AND (:namespace IS NULL OR namespace = :namespace)"
+    " AND (:ids IS NULL OR pair_id IN (SELECT value FROM json_each(:ids)))"
+)
+_COUNT_CAPTURES: Final = f"SELECT count(*) FROM rows WHERE kind = 'captures' AND {_OWNED}"  # noqa: S608
+_ERASE: Final = tuple(f"DELETE FROM {table} WHERE {_OWNED}" for table in ("rows", "rejected"))  # noqa: S608
+_CANNOT_GROW: Final = (
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR_WRITE,  # what a quota or a limit on file sizes looks like
+    sqlite3.SQLITE_IOERR_SHMSIZE,
+)
+_DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+class SpoolDamaged(StoreError):
+    """The spool's file is not a sound SQLite database any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRow:
+    """A sealed row with its place in the spool."""
+
+    seq: int
+    row: SealedRow
+
+
+class Lock:
+    """An exclusive lock on a file, held until released or until the process dies."""
+
+    def __init__(self, file: Path, descriptor: int) -> None:
+        self._file = file
+        self._descriptor = descriptor
+
+    @classmethod
+    def take(cls, file: Path) -> Lock | None:
+        """The lock, None while somebody else holds it. Raises: OSError."""
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        if not _is_same(file, descriptor):  # removed between open and lock: not the lock any more
+            os.close(descriptor)
+            return None
+        return cls(file, descriptor)
+
+    def release(self, *, remove: bool = False) -> None:
+        """Lets go; with `remove` the file goes first, still under the lock."""
+        if remove:
+            self._file.unlink(missing_ok=True)
+        os.close(self._descriptor)
+
+
+class SpoolFile:
+    """The rows of one spool, open. One connection, used by one thread at a time."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._connection = connection
+
+    @classmethod
+    def open(cls, path: Path, *, create: bool = False) -> SpoolFile:
+        """Opens the file; makes it with `create`.
+
+        Raises: StorageFull, SpoolDamaged, StoreError.
+        """
+        flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+        with mapping_errors():
+            os.close(os.open(path, flags, 0o600))
+            connection = sqlite3.connect(
+                path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+            )
+            try:
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.execute("PRAGMA synchronous=FULL")
+                connection.executescript(_SCHEMA)
+            except BaseException:
+                connection.close()
+                raise
+        return cls(path, connection)
+
+    def append(self, rows: Sequence[SealedRow]) -> None:
+        """Commits all rows or none. Raises: StorageFull, SpoolDamaged, StoreError."""
+        with self._write():
+            start = 0
+            for count in _CHUNKS:
+                while len(rows) - start >= count:
+                    values = [
+                        value for row in rows[start : start + count] for value in _values(row)
+                    ]
+                    self._connection.execute(_INSERTS[count], values)
+                    start += count
+
+    def read(self, after: int, until: int, limit: int) -> list[StoredRow]:
+        """Up to `limit` rows (and about 64 MB) with `after` < seq ≤ `until`, in order."""
+        found: list[StoredRow] = []
+        size = 0
+        with mapping_errors():
+            cursor = self._connection.execute(_READ, (after, until))
+            try:
+                for seq, *columns in cursor:
+                    found.append(StoredRow(seq, SealedRow(*columns)))
+                    size += sum(len(part) for part in columns if part)
+                    if len(found) >= limit or size >= MAX_READ_BYTES:
+                        break
+            finally:
+                cursor.close()
+        return found
+
+    def newest(self) -> int:
+        """The newest seq, 0 when there is no row."""
+        return self._number("SELECT coalesce(max(seq), 0) FROM rows")
+
+    def count(self) -> int:
+        """Rows that wait for a drain."""
+        return self._number("SELECT count(*) FROM rows")
+
+    def is_empty(self) -> bool:
+        """Whether neither a row nor a rejected row is left."""
+        rows = "EXISTS (SELECT 1 FROM rows) OR EXISTS (SELECT 1 FROM rejected)"
+        return not self._number(f"SELECT {rows}")
+
+    def trim(self, kind: str, tenant: str, until: int) -> None:
+        """Deletes the rows of a kind and tenant with seq ≤ `until`."""
+        with self._write():
+            self._connection.execute(
+                "DELETE FROM rows WHERE seq <= ? AND kind = ? AND tenant = ?",
+                (until, kind, tenant),
+            )
+
+    def reject(self, seqs: Sequence[int]) -> None:
+        """Sets rows aside that fit no table, so that they hold nobody up and are not lost."""
+        with self._write():
+            for seq in seqs:
+                self._connection.execute(
+                    f"INSERT INTO rejected SELECT seq, {_COLUMNS} FROM rows WHERE seq = ?",  # noqa: S608
+                    (seq,),
+                )
+                self._connection.execute("DELETE FROM rows WHERE seq = ?", (seq,))
+
+    def erase(self, tenant: str, namespace: str | None, pair_ids: Sequence[str] | None) -> int:
+        """Deletes rows of a tenant; returns how many captures.
+
+        Then writes the file anew, so that neither they nor what earlier trims left behind can
+        be found in it.
+        """
+        values = {
+            "tenant": tenant,
+            "namespace": namespace,
+            "ids": None if pair_ids is None else json.dumps(list(pair_ids)),
+        }
+        with self._write():
+            gone = int(self._connection.execute(_COUNT_CAPTURES, values).fetchone()[0])
+            for statement in _ERASE:
+                self._connection.execute(statement, values)
+        with mapping_errors():
+            self._connection.execute("VACUUM")
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return gone
+
+    def close(self) -> None:
+        """Closes the connection. Safe to call twice."""
+        self._connection.close()
+
+    def _number(self, query: str) -> int:
+        with mapping_errors():
+            return int(self._connection.execute(query).fetchone()[0])
+
+    @contextmanager
+    def _write(self) -> Iterator[None]:
+        with mapping_errors():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+
+@contextmanager
+def mapping_errors() -> Iterator[None]:
+    """SQLite's and the file system's errors leave as StorageFull, SpoolDamaged or StoreError."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", 0)
+        name = getattr(error, "sqlite_errorname", type(error).__name__)
+        if code in _CANNOT_GROW:
+            raise _full() from None
+        if code & 0xFF in _DAMAGED:
+            raise SpoolDamaged(f"a spool file is damaged ({name})") from None
+        raise StoreError(f"the spool failed: {name}", remedy=_REMEDY) from None
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise _full() from None
+        raise StoreError(f"the spool failed: {error.strerror}", remedy=_REMEDY) from None
+
+
+def claim(folder: Path) -> tuple[str, Lock]:
+    """A new spool id and the lock that shows its worker lives. Raises: StorageFull, StoreError."""
+    with mapping_errors():
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        while True:
+            spool_id = uuid.uuid4().hex
+            lock = Lock.take(folder / f"{spool_id}.lock")
+            if lock is not None:
+                return spool_id, lock
+
+
+def set_aside(path: Path) -> Path:
+    """Renames a damaged spool file, with its journal, out of the way; returns its new name."""
+    aside = path.with_name(f"{path.name}.damaged-{time.time_ns() // 1_000_000}")
+    with mapping_errors():
+        for suffix in ("-wal", "-shm", ""):
+            source = path.with_name(path.name + suffix)
+            if source.exists():
+                source.rename(aside.with_name(aside.name + suffix))
+    return aside
+
+
+def _values(row: SealedRow) -> tuple[Any, ...]:
+    return (
+        row.table,
+        row.tenant,
+        row.namespace,
+        row.pair_id,
+        row.facts,
+        row.first,
+        row.second,
+        row.dedup_key,
+    )
+
+
+def _full() -> StorageFull:
+    return StorageFull(
+        "the spool cannot grow: its disk is full, or over its quota",
+        remedy="free space under APPRENTICE_HOME/spool",
+    )
+
+
+def _is_same(file: Path, descriptor: int) -> bool:
+    try:
+        there = os.stat(file)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(there, os.fstat(descriptor))
+
+
+_REMEDY: Final = "check the disk under APPRENTICE_HOME/spool"

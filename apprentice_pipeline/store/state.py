@@ -1,0 +1,383 @@
+"""The state database: everything that replicas of the gateway must agree on.
+
+Belongs here: one method a question, each one transaction. Does not: policy, sealing, SQL of a
+subject (see `keys`, `ledger`, `journal`).
+Promises: safe across threads and processes; SQLite by default, PostgreSQL by URL; every failure
+is a StoreError with its remedy. Times are UTC microseconds, money US dollars.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, tzinfo
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import Row, delete, select
+
+from apprentice_pipeline.control.budget import RESERVATION_US, Limits, Settlement
+from apprentice_pipeline.store import journal, keys, ledger
+from apprentice_pipeline.store.database import Database
+from apprentice_pipeline.store.journal import ALERT_WINDOW_US, Alert, Job, Tombstone
+from apprentice_pipeline.store.keys import CreatedKey, KeyRecord
+from apprentice_pipeline.store.ledger import Spending
+from apprentice_pipeline.store.schema import CHAMPIONS, CONTROL
+
+
+@dataclass(frozen=True, slots=True)
+class ChampionRecord:
+    """The model version that serving follows; `facts` are plain JSON (chance, certificate, …)."""
+
+    tenant: str
+    namespace: str
+    version: int
+    digest: str
+    path: str
+    facts: dict[str, Any]
+    at_us: int
+
+
+class State:
+    """The state database, open. Also the vault's `DataKeyStore`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @classmethod
+    def open(cls, url: str) -> State:
+        """Opens `url` (`sqlite:////path` or `postgresql+psycopg://…`), creating what is missing.
+
+        Raises: StoreError; StorageFull when the disk has no room.
+        """
+        return cls(Database.open(url))
+
+    def close(self) -> None:
+        """Gives every connection back."""
+        self._database.close()
+
+    # access keys
+
+    def create_key(
+        self,
+        *,
+        tenant: str,
+        namespace: str | None,
+        role: str,
+        provider: str | None = None,
+        now_us: int,
+    ) -> CreatedKey:
+        """A new access key; its token is returned this once. Raises: UsageError on bad names."""
+        return keys.create_key(
+            self._database,
+            tenant=tenant,
+            namespace=namespace,
+            role=role,
+            provider=provider,
+            now_us=now_us,
+        )
+
+    def find_key(self, token: str) -> KeyRecord | None:
+        """The good key with this token; None for unknown, malformed and revoked ones."""
+        return keys.find_key(self._database, token)
+
+    def list_keys(self) -> list[KeyRecord]:
+        """Every key, revoked ones too, oldest first."""
+        return keys.list_keys(self._database)
+
+    def revoke_key(self, key_id: str, now_us: int) -> bool:
+        """Revokes a key by its id; False when there is no such key that is still good."""
+        return keys.revoke_key(self._database, key_id, now_us)
+
+    def any_keys(self) -> bool:
+        """Whether a key was ever made: revoking the last one does not open the server again."""
+        return keys.any_keys(self._database)
+
+    def put_provider_key(self, tenant: str, provider: str, sealed: bytes) -> None:
+        """Stores a provider's API key that the vault has sealed, replacing an earlier one."""
+        keys.put_provider_key(self._database, tenant, provider, sealed)
+
+    def provider_key(self, tenant: str, provider: str) -> bytes | None:
+        """The sealed provider key, None when there is none."""
+        return keys.provider_key(self._database, tenant, provider)
+
+    # data keys: vault.DataKeyStore
+
+    def wrapped_keys(self, tenant: str) -> dict[int, bytes]:
+        """See `vault.DataKeyStore`."""
+        return keys.wrapped_keys(self._database, tenant)
+
+    def add_wrapped_key(self, tenant: str, version: int, wrapped: bytes) -> None:
+        """See `vault.DataKeyStore`."""
+        keys.add_wrapped_key(self._database, tenant, version, wrapped)
+
+    def delete_wrapped_keys(self, tenant: str) -> None:
+        """See `vault.DataKeyStore`."""
+        keys.delete_wrapped_keys(self._database, tenant)
+
+    # champions
+
+    def set_champion(self, tenant: str, namespace: str, champion: ChampionRecord | None) -> None:
+        """Points serving at a version, or at none."""
+        owner = {"tenant": tenant, "namespace": namespace}
+        with self._database.write(f"champion/{tenant}/{namespace}") as connection:
+            connection.execute(delete(CHAMPIONS).filter_by(**owner))
+            if champion is not None:
+                row = owner | {
+                    "version": champion.version,
+                    "digest": champion.digest,
+                    "path": champion.path,
+                    "facts": json.dumps(champion.facts),
+                    "at_us": champion.at_us,
+                }
+                connection.execute(CHAMPIONS.insert().values(row))
+
+    def champion(self, tenant: str, namespace: str) -> ChampionRecord | None:
+        """The version in service, None when there is none."""
+        query = select(CHAMPIONS).filter_by(tenant=tenant, namespace=namespace)
+        with self._database.read() as connection:
+            row = connection.execute(query).first()
+        return None if row is None else _champion(row)
+
+    def champions(self) -> list[ChampionRecord]:
+        """Every version in service, by tenant and namespace."""
+        query = select(CHAMPIONS).order_by(CHAMPIONS.c.tenant, CHAMPIONS.c.namespace)
+        with self._database.read() as connection:
+            return [_champion(row) for row in connection.execute(query)]
+
+    # controller state
+
+    def control(self, tenant: str, namespace: str) -> str | None:
+        """The controller's document as it was last written, None before the first time."""
+        query = select(CONTROL.c.document).filter_by(tenant=tenant, namespace=namespace)
+        with self._database.read() as connection:
+            return connection.execute(query).scalar()
+
+    def update_control(
+        self, tenant: str, namespace: str, change: Callable[[str | None], str]
+    ) -> str:
+        """Replaces the document by `change(document)` in one transaction; returns the new one.
+
+        Serialised across threads and processes: no change is lost. `change` must be quick and
+        must not use this State. What it raises undoes nothing but its own change.
+        """
+        query = select(CONTROL.c.document).filter_by(tenant=tenant, namespace=namespace)
+        with self._database.write(f"control/{tenant}/{namespace}") as connection:
+            document = change(connection.execute(query).scalar())
+            row = {"tenant": tenant, "namespace": namespace, "document": document}
+            statement = self._database.upsert(CONTROL).values(row)
+            connection.execute(
+                statement.on_conflict_do_update(
+                    index_elements=["tenant", "namespace"], set_={"document": document}
+                )
+            )
+        return document
+
+    # money
+
+    def reserve(
+        self,
+        *,
+        tenant: str,
+        namespace: str,
+        kind: str,
+        maximum_usd: Decimal | None,
+        overall: Limits,
+        task: Limits | None = None,
+        zone: tzinfo = UTC,
+        now_us: int,
+        hold_us: int = RESERVATION_US,
+        count_passthrough: bool = False,
+    ) -> str:
+        """Holds the most a call can cost and returns the reservation's id.
+
+        `overall` binds the sum over all tenants, `task` that of this namespace. Pass-through
+        spending counts only with `count_passthrough`.
+        Raises: BudgetExhausted when a limit binds; PriceUnknown when `maximum_usd` is None.
+        """
+        return ledger.reserve(
+            self._database,
+            tenant=tenant,
+            namespace=namespace,
+            kind=kind,
+            maximum_usd=maximum_usd,
+            overall=overall,
+            task=task,
+            zone=zone,
+            now_us=now_us,
+            hold_us=hold_us,
+            count_passthrough=count_passthrough,
+        )
+
+    def settle(self, reservation_id: str, actual_usd: Decimal | float | None) -> Settlement | None:
+        """Charges the actual cost (None: the whole reservation; 0: the call never started).
+
+        None when the reservation had been settled, or had expired and so was charged in full.
+        """
+        return ledger.settle(self._database, reservation_id, actual_usd)
+
+    def meter(
+        self,
+        tenant: str,
+        namespace: str,
+        kind: str,
+        usd: Decimal | float,
+        at_us: int,
+        *,
+        zone: tzinfo = UTC,
+        calls: int = 1,
+    ) -> None:
+        """Records spending that nothing reserved. Callers on a hot path add up `calls` first."""
+        ledger.meter(
+            self._database,
+            tenant=tenant,
+            namespace=namespace,
+            kind=kind,
+            usd=usd,
+            at_us=at_us,
+            zone=zone,
+            calls=calls,
+        )
+
+    def spent(
+        self,
+        tenant: str | None = None,
+        namespace: str | None = None,
+        *,
+        now_us: int,
+        zone: tzinfo = UTC,
+        count_passthrough: bool = False,
+    ) -> Spending:
+        """What the current day, week and month hold, for all tenants, one, or one namespace."""
+        return ledger.spending(
+            self._database,
+            tenant=tenant,
+            namespace=namespace,
+            zone=zone,
+            now_us=now_us,
+            count_passthrough=count_passthrough,
+        )
+
+    def lifetime_spending(
+        self, tenant: str | None = None, namespace: str | None = None
+    ) -> dict[str, tuple[Decimal, int]]:
+        """Dollars and calls by kind since the beginning."""
+        return ledger.lifetime(self._database, tenant, namespace)
+
+    # counters
+
+    def count(
+        self, tenant: str, namespace: str, day: str, increments: Mapping[str, int | float]
+    ) -> None:
+        """Adds to the counters of a day (`YYYY-MM-DD`), all in one transaction."""
+        journal.count(self._database, tenant, namespace, day, increments)
+
+    def counters(
+        self,
+        tenant: str,
+        namespace: str | None = None,
+        *,
+        since_day: str | None = None,
+        until_day: str | None = None,
+    ) -> dict[str, float]:
+        """Sums by counter over the days given, both ends included."""
+        return journal.counters(self._database, tenant, namespace, since_day, until_day)
+
+    # jobs
+
+    def create_job(
+        self, *, tenant: str, namespace: str, kind: str, request: Mapping[str, Any], now_us: int
+    ) -> Job:
+        """A new job, queued. `request` is plain JSON and holds no customer text."""
+        return journal.create_job(
+            self._database,
+            tenant=tenant,
+            namespace=namespace,
+            kind=kind,
+            request=request,
+            now_us=now_us,
+        )
+
+    def update_job(
+        self,
+        job_id: str,
+        *,
+        state: str | None = None,
+        log: str | None = None,
+        result: Mapping[str, Any] | None = None,
+        now_us: int,
+    ) -> Job:
+        """Moves a job on: `log` is appended, `result` merged. Raises: StoreError if unknown."""
+        return journal.update_job(
+            self._database, job_id, state=state, log=log, result=result, now_us=now_us
+        )
+
+    def job(self, job_id: str, *, tenant: str | None = None) -> Job | None:
+        """A job by id; with `tenant`, only that tenant's."""
+        return journal.job(self._database, job_id, tenant)
+
+    def jobs(self, tenant: str, namespace: str | None = None, *, limit: int = 100) -> list[Job]:
+        """Jobs of a tenant, newest first."""
+        return journal.jobs(self._database, tenant, namespace, limit)
+
+    # alerts
+
+    def add_alert(
+        self,
+        tenant: str,
+        namespace: str,
+        kind: str,
+        message: str,
+        *,
+        now_us: int,
+        window_us: int = ALERT_WINDOW_US,
+    ) -> bool:
+        """Records an alert; True when it is new, False when one of its kind was raised within
+        the window and is now counted once more. `message` holds no customer text."""
+        return journal.add_alert(
+            self._database,
+            tenant=tenant,
+            namespace=namespace,
+            kind=kind,
+            message=message,
+            now_us=now_us,
+            window_us=window_us,
+        )
+
+    def alerts(
+        self,
+        tenant: str | None = None,
+        namespace: str | None = None,
+        *,
+        since_us: int = 0,
+        limit: int = 100,
+    ) -> list[Alert]:
+        """Alerts, newest first."""
+        return journal.alerts(self._database, tenant, namespace, since_us, limit)
+
+    # erasure
+
+    def add_tombstones(self, stones: Sequence[Tombstone]) -> None:
+        """Records what was erased."""
+        journal.add_tombstones(self._database, stones)
+
+    def tombstones(self, tenant: str, namespace: str | None = None) -> list[Tombstone]:
+        """What was erased of a tenant (with `namespace`: of it, or of everything), oldest first."""
+        return journal.tombstones(self._database, tenant, namespace)
+
+    def erased_pairs(self, tenant: str, namespace: str, pair_ids: Iterable[str]) -> set[str]:
+        """Those of `pair_ids` that were erased by id."""
+        return journal.erased_pairs(self._database, tenant, namespace, pair_ids)
+
+
+def _champion(row: Row[Any]) -> ChampionRecord:
+    return ChampionRecord(
+        tenant=row.tenant,
+        namespace=row.namespace,
+        version=row.version,
+        digest=row.digest,
+        path=row.path,
+        facts=json.loads(row.facts),
+        at_us=row.at_us,
+    )

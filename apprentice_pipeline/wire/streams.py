@@ -1,0 +1,106 @@
+"""Reading one streamed answer while its bytes pass by.
+
+Belongs here: feeding events to a provider's assembly, finding the terminal event. Does not:
+what the events of a provider mean (its module's assembly knows).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from apprentice_pipeline.errors import WireError
+from apprentice_pipeline.wire.forms import MALFORMED, WireResponse
+from apprentice_pipeline.wire.sse import Event, EventParser
+
+
+class Assembly(Protocol):
+    """Puts one answer together from its events."""
+
+    def is_terminal(self, event: Event) -> bool:
+        """Whether an event is the last, told from its name and as much data as has come."""
+        ...
+
+    def add(self, event: Event) -> None:
+        """Takes one event in. Raises: WireError or any of `forms.MALFORMED`."""
+        ...
+
+    def response(self) -> WireResponse | None:
+        """The answer as far as it came, None while there is none."""
+        ...
+
+
+class StreamReader:
+    """Follows one stream. `feed` never raises: what it cannot read makes it `malformed`.
+
+    `terminal_offset` is where, in the chunk fed last, the terminal event begins (0 when it
+    began before): a tee holds back from there until the exchange is committed. `complete`
+    turns true once the terminal event has come whole, after a stream that was well-formed
+    and reported no error.
+    """
+
+    __slots__ = ("_assembly", "_ended", "_parser", "malformed", "terminal_offset")
+
+    def __init__(self, assembly: Assembly) -> None:
+        self._assembly = assembly
+        self._parser = EventParser()
+        self._ended = False
+        self.malformed = False
+        self.terminal_offset: int | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer came whole."""
+        return self._ended and not self.malformed
+
+    @property
+    def ended(self) -> bool:
+        """Whether the terminal event came whole, be the stream well-formed or not."""
+        return self._ended
+
+    def feed(self, chunk: bytes) -> bool:
+        """Takes the next bytes in; True once the terminal event has been seen, even in part."""
+        if self._ended:
+            self.terminal_offset = 0
+            return True
+        seen = self.terminal_offset is not None
+        self.terminal_offset = 0 if seen else None
+        for event in self._parser.feed(chunk):
+            self._take(event)
+        self._look_ahead()
+        return self.terminal_offset is not None
+
+    def close(self) -> None:
+        """At a clean end of the bytes: takes in an event whose closing blank line is absent."""
+        if not self._ended:
+            for event in self._parser.close():
+                self._take(event)
+
+    def result(self) -> WireResponse | None:
+        """The answer, in part when the stream is not `complete`; None when nothing is readable."""
+        try:
+            return self._assembly.response()
+        except (WireError, *MALFORMED):
+            self.malformed = True
+            return None
+
+    def _take(self, event: Event) -> None:
+        if self._ended:
+            return
+        try:
+            self._ended = self._assembly.is_terminal(event)
+            self._assembly.add(event)
+        except (WireError, *MALFORMED):
+            self.malformed = True
+        if self._ended and self.terminal_offset is None:
+            self.terminal_offset = event.start
+
+    def _look_ahead(self) -> None:
+        """Some clients act on a terminal line before the blank line that ends its event."""
+        event = self._parser.open_event if self.terminal_offset is None else None
+        if event is None:
+            return
+        try:
+            if self._assembly.is_terminal(event):
+                self.terminal_offset = event.start
+        except MALFORMED:
+            return

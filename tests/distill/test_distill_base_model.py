@@ -1,0 +1,74 @@
+"""Finding a base, telling it from others, and saying what to do when it cannot be had."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from apprentice_pipeline.distill.base_model import digest_folder, recommend_bases, resolve_base
+from apprentice_pipeline.errors import BaseModelMissing
+
+
+def test_embedded_is_the_packaged_base() -> None:
+    base = resolve_base("embedded")
+    assert base.name == "embedded"
+    assert base.license == "cc-by-sa-4.0"
+    assert base.context_tokens >= 1024
+    assert len(base.digest) == 64
+
+
+def test_a_folder_is_named_by_its_last_part(tiny_base: Path) -> None:
+    base = resolve_base(str(tiny_base))
+    assert (base.name, base.path, base.license) == ("tiny-base", tiny_base, "unknown")
+    assert base.context_tokens == 256
+
+
+def test_the_digest_follows_contents_not_place_nor_notes(tiny_base: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(tiny_base, copy)
+    (copy / "README.md").write_text("---\nlicense: mit\n---\n")
+    assert digest_folder(copy) == digest_folder(tiny_base)
+    assert resolve_base(copy).license == "mit"
+    with (copy / "tokenizer.json").open("a") as stream:
+        stream.write("\n")
+    assert digest_folder(copy) != digest_folder(tiny_base)
+
+
+def test_pickled_weights_are_refused(tiny_base: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pickled"
+    shutil.copytree(tiny_base, folder)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(BaseModelMissing, match="no safetensors") as refused:
+        resolve_base(folder)
+    assert "safetensors" in refused.value.remedy
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BaseModelMissing, match=r"no readable config\.json"):
+        resolve_base(tmp_path)
+
+
+def test_a_name_that_is_neither_folder_nor_id_is_refused() -> None:
+    with pytest.raises(BaseModelMissing, match="neither a folder nor"):
+        resolve_base("no such thing")
+
+
+def test_an_id_that_is_not_cached_is_refused_offline(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(BaseModelMissing, match="not in the local cache") as refused:
+        resolve_base("nobody-here/no-such-model")
+    assert "give its folder" in refused.value.remedy
+
+
+def test_recommendations_fit_the_memory_largest_first() -> None:
+    gigabyte = 2**30
+    assert [r.name for r in recommend_bases(2 * gigabyte)] == ["embedded"]
+    large = recommend_bases(64 * gigabyte)
+    assert [r.memory_bytes for r in large] == sorted((r.memory_bytes for r in large), reverse=True)
+    assert len(large) > 3
+    assert recommend_bases(0) == []

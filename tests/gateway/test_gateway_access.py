@@ -1,0 +1,265 @@
+"""Who may do what: keyless loopback, keys, roles, tenants, sealed provider keys."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from apprentice_pipeline.errors import StoreError
+from apprentice_pipeline.gateway.access import Access, Caller, Refusal
+from apprentice_pipeline.gateway.headers import read_headers
+from apprentice_pipeline.records import now_us
+
+CHAT = "/v1/chat/completions"
+ASK = {"model": "gpt-4o", "messages": [{"role": "user", "content": "ping"}]}
+SDK_KEY = {"authorization": "Bearer sk-own"}
+
+
+def key(gateway: Any, role: str, tenant: str = "acme", namespace: str | None = None) -> str:
+    created = gateway.workspace.state.create_key(
+        tenant=tenant, namespace=namespace, role=role, now_us=now_us()
+    )
+    return str(created.key)
+
+
+def test_without_keys_a_loopback_client_is_the_default_tenant(gateway: Any, ask: Any) -> None:
+    assert ask(gateway.capture(), CHAT, ASK).status == 200
+    assert gateway.captured()[0]["tenant"] == "default"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"host": "evil.example"},
+        {"host": "10.0.0.5:8710"},
+        {"host": ""},
+        {"origin": "https://evil.example"},
+        {"origin": "http://localhost:3000"},
+        {"origin": "null"},
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/capture/openai" + CHAT, "/v1/status"])
+def test_without_keys_foreign_hosts_and_pages_are_refused(
+    gateway: Any, provider: Any, ask: Any, headers: dict[str, str], path: str
+) -> None:
+    body = ASK if "capture" in path else None
+    assert ask(gateway.url, path, body, headers).status == 403
+    assert provider.seen == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost:1", "[::1]:8710", "127.8.8.8"])
+def test_without_keys_every_loopback_name_is_served(gateway: Any, ask: Any, host: str) -> None:
+    assert ask(gateway.capture(), CHAT, ASK, {"host": host}).status == 200
+
+
+def test_from_the_first_key_on_every_request_needs_one_at_once(gateway: Any, ask: Any) -> None:
+    for _ in range(3):
+        assert ask(gateway.capture(), CHAT, ASK).status == 200
+        time.sleep(0.06)
+    token = key(gateway, "tenant")
+    refused = ask(gateway.capture(), CHAT, ASK)
+    assert refused.status == 401
+    assert refused.json()["error"]["type"] == "authentication_error"
+    assert ask(gateway.url, "/v1/status").status == 401
+    assert ask(gateway.url, "/metrics").status == 401
+    assert ask(gateway.capture(), CHAT, ASK, {"x-apprentice-key": token}).status == 200
+
+
+def test_health_needs_no_key(gateway: Any, ask: Any) -> None:
+    key(gateway, "tenant")
+    assert ask(gateway.url, "/healthz").status == 200
+    assert ask(gateway.url, "/readyz").status == 200
+
+
+def test_revoking_the_last_key_does_not_open_the_server(gateway: Any, ask: Any) -> None:
+    created = gateway.workspace.state.create_key(
+        tenant="acme", namespace=None, role="tenant", now_us=now_us()
+    )
+    header = {"x-apprentice-key": created.key}
+    assert ask(gateway.capture(), CHAT, ASK, header).status == 200
+    gateway.workspace.state.revoke_key(created.id, now_us())
+    time.sleep(gateway.workspace.config.gateway.key_cache_s + 0.1)
+    assert ask(gateway.capture(), CHAT, ASK, header).status == 401
+    assert ask(gateway.capture(), CHAT, ASK).status == 401
+
+
+@pytest.mark.parametrize("token", ["ak_unknown", "nonsense", "ak_" + "x" * 5_000])
+def test_a_key_that_is_none_is_refused_and_never_forwarded(
+    gateway: Any, provider: Any, ask: Any, token: str
+) -> None:
+    key(gateway, "tenant")
+    assert ask(gateway.capture(), CHAT, ASK, {"x-apprentice-key": token}).status == 401
+    assert provider.seen == []
+
+
+def test_our_key_is_stripped_and_the_providers_is_forwarded(
+    gateway: Any, provider: Any, ask: Any
+) -> None:
+    token = key(gateway, "capture", namespace="tickets")
+    ask(gateway.capture(), CHAT, ASK, {**SDK_KEY, "x-apprentice-key": token})
+    seen = dict(provider.seen[0].headers)
+    assert seen["authorization"] == "Bearer sk-own"
+    assert token not in str(provider.seen[0])
+    (row,) = gateway.captured()
+    assert (row["tenant"], row["namespace"]) == ("acme", "tickets")
+
+
+ROUTES = [
+    ("GET", "/v1/labels/synthesize-corpus?namespace=tickets"),
+    ("POST", "/v1/specialists/auto-distill"),
+    ("GET", "/v1/specialists/j1"),
+    ("GET", "/v1/specialists/j1/artifact"),
+    ("POST", "/v1/artifacts/verify"),
+    ("POST", "/v1/feedback"),
+    ("GET", "/v1/status"),
+    ("GET", "/v1/report"),
+    ("GET", "/metrics"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_a_capture_key_may_not_read_train_label_or_erase(
+    gateway: Any, ask: Any, method: str, path: str
+) -> None:
+    token = key(gateway, "capture", namespace="tickets")
+    body = {"namespace": "tickets"} if method == "POST" else None
+    assert ask(gateway.url, path, body, {"x-apprentice-key": token}).status == 403
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES[:-1])
+def test_an_operator_key_sees_metrics_and_nothing_else(
+    gateway: Any, ask: Any, method: str, path: str
+) -> None:
+    token = key(gateway, "operator")
+    body = {"namespace": "tickets"} if method == "POST" else None
+    assert ask(gateway.url, path, body, {"x-apprentice-key": token}).status == 403
+    assert ask(gateway.capture(), CHAT, ASK, {"x-apprentice-key": token}).status == 403
+    assert ask(gateway.url, "/metrics", None, {"x-apprentice-key": token}).status == 200
+
+
+def test_the_namespace_header_cannot_widen_a_capture_key(
+    gateway: Any, provider: Any, ask: Any
+) -> None:
+    token = key(gateway, "capture", namespace="tickets")
+    headers = {"x-apprentice-key": token, "x-apprentice-namespace": "payroll"}
+    assert ask(gateway.capture(), CHAT, ASK, headers).status == 403
+    assert ask(gateway.url, "/v1/tasks/payroll", {"input": {}}, headers).status == 403
+    headers["x-apprentice-namespace"] = "tickets"
+    assert ask(gateway.capture(), CHAT, ASK, headers).status == 200
+    assert len(provider.seen) == 1
+
+
+def test_a_tenant_key_chooses_its_namespace(gateway: Any, ask: Any) -> None:
+    headers = {"x-apprentice-key": key(gateway, "tenant"), "x-apprentice-namespace": "payroll"}
+    ask(gateway.capture(), CHAT, ASK, headers)
+    assert gateway.captured()[0]["namespace"] == "payroll"
+    headers["x-apprentice-namespace"] = "../other"
+    assert ask(gateway.capture(), CHAT, ASK, headers).status == 400
+
+
+def seal(gateway: Any, tenant: str, provider: str, secret: str) -> None:
+    sealed = gateway.workspace.vault.seal(
+        secret.encode(), tenant=tenant, namespace="", pair_id=provider, field="provider-key"
+    )
+    gateway.workspace.state.put_provider_key(tenant, provider, sealed)
+
+
+@pytest.mark.parametrize(
+    ("provider_name", "header", "expected"),
+    [
+        ("openai", "authorization", ("authorization", "Bearer sk-stored")),
+        ("anthropic", "x-api-key", ("x-api-key", "sk-stored")),
+        ("anthropic", "authorization", ("x-api-key", "sk-stored")),
+    ],
+)
+def test_a_capture_key_as_the_sdks_key_is_replaced_by_the_stored_one(
+    gateway: Any, provider: Any, ask: Any, provider_name: str, header: str, expected: Any
+) -> None:
+    token = key(gateway, "capture", namespace="tickets")
+    seal(gateway, "acme", provider_name, "sk-stored")
+    value = f"Bearer {token}" if header == "authorization" else token
+    assert ask(gateway.capture(provider_name), "", ASK, {header: value}).status == 200
+    assert expected in provider.seen[0].headers
+    assert token not in str(provider.seen[0])
+
+
+def test_a_capture_key_reaches_nothing_but_captures_with_the_stored_key(
+    gateway: Any, provider: Any, ask: Any
+) -> None:
+    token = key(gateway, "capture", namespace="tickets")
+    seal(gateway, "acme", "openai", "sk-stored")
+    headers = {"authorization": f"Bearer {token}"}
+    assert ask(gateway.capture(), "/v1/files", None, headers).status == 403
+    assert provider.seen == []
+
+
+def test_without_a_stored_key_the_sdks_key_must_be_the_providers(
+    gateway: Any, provider: Any, ask: Any
+) -> None:
+    token = key(gateway, "capture", namespace="tickets")
+    seal(gateway, "other", "openai", "sk-other")
+    refused = ask(gateway.capture(), CHAT, ASK, {"authorization": f"Bearer {token}"})
+    assert refused.status == 401
+    assert "sk-other" not in refused.body.decode()
+    assert provider.seen == []
+
+
+class SilentState:
+    """A state database that can be made to fail: a fake of the port `Access` uses."""
+
+    def __init__(self, workspace: Any) -> None:
+        self._state = workspace.state
+        self.silent = False
+
+    def any_keys(self) -> bool:
+        self._fail()
+        return bool(self._state.any_keys())
+
+    def find_key(self, token: str) -> Any:
+        self._fail()
+        return self._state.find_key(token)
+
+    def _fail(self) -> None:
+        if self.silent:
+            raise StoreError("down")
+
+
+class Desk:
+    """A workspace with that state."""
+
+    def __init__(self, workspace: Any) -> None:
+        self.state = SilentState(workspace)
+        self.config, self.home, self.vault = workspace.config, workspace.home, workspace.vault
+
+
+async def test_keys_outlive_a_silent_database_for_a_minute_then_503(gateway: Any) -> None:
+    token, now = key(gateway, "tenant"), [0.0]
+    desk: Any = Desk(gateway.workspace)
+    access = Access(desk, clock=lambda: now[0])
+    headers = read_headers([(b"x-apprentice-key", token.encode())])
+    assert (await access.admit(headers)).tenant == "acme"
+    desk.state.silent = True
+    for moment in (0.5, 20.0, 59.0):
+        now[0] = moment
+        assert (await access.admit(headers)).tenant == "acme"
+    now[0] = 61.0
+    with pytest.raises(Refusal) as refused:
+        await access.admit(headers)
+    assert refused.value.status == 503
+    desk.state.silent = False
+    assert isinstance(await access.admit(headers), Caller)
+
+
+async def test_an_unknown_key_on_a_silent_database_is_503_not_401(gateway: Any) -> None:
+    key(gateway, "tenant")
+    desk: Any = Desk(gateway.workspace)
+    desk.state.silent = True
+    access = Access(desk)
+    for raw in ([(b"x-apprentice-key", b"ak_x")], [(b"host", b"127.0.0.1")]):
+        with pytest.raises(Refusal) as refused:
+            await access.admit(read_headers(raw))
+        assert refused.value.status == 503

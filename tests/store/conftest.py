@@ -1,0 +1,157 @@
+"""Real stores in temporary folders, and records to put into them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apprentice_pipeline.config import load_settings
+from apprentice_pipeline.records import Exchange, Usage, new_pair_id
+from apprentice_pipeline.store.lake import Lake
+from apprentice_pipeline.store.rows import record_rows
+from apprentice_pipeline.store.state import State
+from apprentice_pipeline.store.workspace import Workspace
+from apprentice_pipeline.vault import MemoryDataKeys, Vault
+
+START_US = 1_760_000_000_000_000
+_POSTGRES = Path("/usr/lib/postgresql")
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Iterator[Workspace]:
+    """A workspace in a fresh home."""
+    opened = Workspace.open(load_settings({"APPRENTICE_HOME": str(tmp_path / "home")}))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def vault() -> Vault:
+    """A vault whose keys live in memory."""
+    return Vault(bytes(range(32)), MemoryDataKeys())
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    """A lake in a fresh folder."""
+    return Lake(str(tmp_path / "lake"))
+
+
+@pytest.fixture
+def exchange() -> Callable[..., Exchange]:
+    """Makes the n-th exchange of a stream, a minute apart; keywords replace its fields."""
+
+    def make(number: int = 0, **changes: Any) -> Exchange:
+        at_us = START_US + number * 60_000_000
+        made = Exchange(
+            pair_id=new_pair_id(at_us),
+            tenant="acme",
+            namespace="tickets",
+            created_at_us=at_us,
+            provider="openai",
+            endpoint="chat.completions",
+            model="gpt-4o",
+            status=200,
+            complete=True,
+            streamed=False,
+            served_by="remote",
+            input={
+                "messages": [{"role": "user", "content": f"question {number}"}],
+                "parameters": {"temperature": 0},
+            },
+            output=f"answer {number}",
+            latency_us=1_234,
+            first_byte_us=None,
+            usage=Usage(10, 2, None, None, "provider"),
+            cost_usd=0.001,
+        )
+        return replace(made, **changes)
+
+    return make
+
+
+@pytest.fixture
+def store(workspace: Workspace) -> Callable[..., None]:
+    """Puts records straight into the lake of `workspace`."""
+
+    def put(*records: Any, tenant: str = "acme") -> None:
+        for table, rows in record_rows(workspace.vault, tenant, records).items():
+            workspace.lake.append(tenant, table, rows)
+
+    return put
+
+
+@pytest.fixture
+def child(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Starts a Python program in a process of its own, with this code importable."""
+
+    def start(program: str, *arguments: object) -> subprocess.Popen[str]:
+        file = tmp_path / f"child-{len(list(tmp_path.glob('child-*')))}.py"
+        file.write_text(textwrap.dedent(program), encoding="utf-8")
+        return subprocess.Popen(
+            [sys.executable, str(file), *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        )
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A throw-away PostgreSQL server; tests that need one are skipped where it is not installed."""
+    programs = sorted(_POSTGRES.glob("*/bin")) if _POSTGRES.exists() else []
+    pytest.importorskip("psycopg", reason="psycopg is not installed")
+    if not programs:
+        pytest.skip("PostgreSQL is not installed on this machine")
+    folder = tmp_path_factory.mktemp("postgres")
+    user = "postgres" if os.geteuid() == 0 else None
+    if user:
+        for parent in [folder, *list(folder.parents)[:2]]:
+            parent.chmod(0o755)
+        shutil.chown(folder, user)
+    data, binaries = folder / "data", programs[-1]
+
+    def run(*command: object) -> None:
+        subprocess.run(list(map(str, command)), check=True, user=user, capture_output=True)
+
+    run(binaries / "initdb", "-D", data, "-A", "trust", "-U", "apprentice", "--no-sync")
+    options = f"-k {folder} -c listen_addresses='' -c fsync=off"
+    run(binaries / "pg_ctl", "-D", data, "-w", "-l", folder / "log", "-o", options, "start")
+    yield f"postgresql+psycopg://apprentice@/postgres?host={folder}"
+    run(binaries / "pg_ctl", "-D", data, "-m", "immediate", "stop")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def state_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty state database, once of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'state.db'}"
+    url: str = request.getfixturevalue("postgres_url")
+    from sqlalchemy import create_engine, text
+
+    name = f"t_{os.urandom(6).hex()}"
+    engine = create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return url.replace("/postgres?", f"/{name}?")
+
+
+@pytest.fixture
+def state(state_url: str) -> Iterator[State]:
+    """An empty state database, once of each kind."""
+    opened = State.open(state_url)
+    yield opened
+    opened.close()
