@@ -156,6 +156,7 @@ class Local(Section):
     max_batch: PositiveInt = 8
     max_adapters: PositiveInt = 4
     threads: int = Field(default=0, ge=0)
+    url: str = ""
 
     @field_validator("fine_tune_backend")
     @classmethod

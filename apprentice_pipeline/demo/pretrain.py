@@ -24,6 +24,7 @@ from apprentice_pipeline.distill.runtime import reuse_memory
 
 GRAINS = (40, 150, 500, 1500)
 SEED = 20
+CYCLES = (1400, 1000)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    schedule = Schedule(steps=options.steps)
+    schedule = Schedule(cycles=tuple(options.cycles))
     pretrain(options.turns, options.out, Shape(), schedule, options.seed)
     return 0
 
@@ -104,9 +105,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pretrain", description=__doc__)
     parser.add_argument("--turns", type=Path, required=True, help="turns.jsonl or turns.jsonl.gz")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--cycles", type=int, nargs="+", default=CYCLES, help="steps of each cycle")
     parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
     return parser
 
 

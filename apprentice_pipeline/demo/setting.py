@@ -27,7 +27,7 @@ from apprentice_pipeline.stages.results import write_atomically
 from apprentice_pipeline.store.workspace import Workspace
 
 KEY_VARIABLES = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
-MODELS = {"openai": "gpt-4o", "anthropic": "claude-sonnet-4-5-20250929"}
+MODELS = {"openai": "gpt-4o", "anthropic": "claude-haiku-4-5-20251001"}
 STAND_IN_KEY = "stand-in"
 LATENCY_MS, JITTER_MS, UNCERTAIN_SHARE = 90.0, 60.0, 0.02
 START_SECONDS = 60.0

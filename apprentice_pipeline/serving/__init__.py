@@ -6,6 +6,8 @@
     supervisor       keeps that server's process running, one a home
     embedded_server  the process; engine, waiting, shelf: what it is made of
     frames           how the two sides talk
+    champions        a champion's artifact, verified for whoever loads it
+    vllm, llama_cpp, ollama   servers somebody else runs (chat, preparing, merging serve them)
     embedding        texts to vectors of meaning
 
 Belongs here: answering a conversation with an adapter, safely. Does not: deciding whether to

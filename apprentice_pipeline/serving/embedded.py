@@ -13,11 +13,13 @@ import asyncio
 import contextlib
 import itertools
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from apprentice_pipeline.errors import ApprenticeError, DeadlineMissed, Overloaded, ServingError
 from apprentice_pipeline.serving.backend import LocalAnswer, LocalRequest
+from apprentice_pipeline.serving.champions import Wanted
 from apprentice_pipeline.serving.frames import frame, read_frame, socket_path
 from apprentice_pipeline.serving.supervisor import EmbeddedSupervisor
 from apprentice_pipeline.serving.waiting import AdapterKey
@@ -104,14 +106,7 @@ class EmbeddedBackend:
         self._lost()
 
     async def _prepared(self, champion: ChampionRecord, key: AdapterKey, wait_s: float) -> bool:
-        wanted = {
-            "tenant": champion.tenant,
-            "namespace": champion.namespace,
-            "version": champion.version,
-            "digest": champion.digest,
-            "path": champion.path,
-        }
-        message = {"op": "prepare", "champion": wanted, "wait_s": wait_s}
+        message = {"op": "prepare", "champion": asdict(Wanted.of(champion)), "wait_s": wait_s}
         reply = await self._ask(message, wait_s + PREPARE_TIMEOUT_S)
         self._refused.pop(key, None)
         if (error := reply.get("error")) is not None:

@@ -48,7 +48,6 @@ class ServerSettings:
     """What a server is started with; `threads` 0 leaves torch its own choice."""
 
     base: str
-    base_digest: str
     public_key: str
     scratch: str
     queue_size: int = 64
@@ -80,8 +79,7 @@ async def serve(socket_path: Path) -> None:
     line = await stdin.readline()
     settings = ServerSettings(**orjson.loads(line))
     shelf = Shelf(
-        base=Path(settings.base),
-        base_digest=settings.base_digest,
+        base=settings.base,
         public_key=settings.public_key.encode(),
         scratch=private_folder(Path(settings.scratch)),
         capacity=settings.max_adapters,

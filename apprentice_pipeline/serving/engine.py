@@ -22,8 +22,9 @@ from typing import Any
 
 from apprentice_pipeline.errors import ApprenticeError, Overloaded, ServingError
 from apprentice_pipeline.serving.backend import NOT_LOADED
+from apprentice_pipeline.serving.champions import Wanted
 from apprentice_pipeline.serving.frames import frame, read_frame
-from apprentice_pipeline.serving.shelf import Model, Shelf, Wanted
+from apprentice_pipeline.serving.shelf import Model, Shelf
 from apprentice_pipeline.serving.waiting import AdapterKey, Waiting, WaitingRoom
 
 REFUSAL_HOLDS_S = 30.0

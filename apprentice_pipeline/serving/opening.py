@@ -16,6 +16,11 @@ from apprentice_pipeline.store.workspace import Workspace
 
 ENTRY_POINTS = "apprentice_pipeline.backends"
 
+_BUILT_IN = {
+    "ollama": "apprentice_pipeline.serving.ollama:OllamaBackend",
+    "vllm": "apprentice_pipeline.serving.vllm:VllmBackend",
+    "llama_cpp": "apprentice_pipeline.serving.llama_cpp:LlamaCppBackend",
+}
 Factory = Callable[[Workspace], Backend]
 
 
@@ -28,7 +33,7 @@ def open_backend(workspace: Workspace) -> Backend:
     name = workspace.config.local.backend
     if name == "embedded":
         return EmbeddedBackend(socket_path(workspace.home.run))
-    return _factory(name)(workspace)
+    return _factory(_BUILT_IN.get(name, name))(workspace)
 
 
 def open_supervisor(workspace: Workspace) -> EmbeddedSupervisor | None:

@@ -2,9 +2,9 @@
 
 Belongs here: verify, unpack, load, forget. Does not: the queue, connections, generation.
 
-Promise: an adapter is loaded only from a `.kolm` that has verified against the pinned public
-key at this moment, has the digest the champion record names, and is for this tenant, namespace
-and base. What was unpacked lies in a private folder and is gone as soon as it is loaded.
+Promise: an adapter is loaded only from a champion that has just verified (`champions`), onto the
+base its manifest names by digest. What was unpacked lies in a private folder and is gone as
+soon as it is loaded.
 """
 
 from __future__ import annotations
@@ -14,33 +14,13 @@ import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from apprentice_pipeline.errors import ServingError
+from apprentice_pipeline.serving.champions import Wanted, base_of, verified_champion
 from apprentice_pipeline.serving.waiting import AdapterKey
 
-if TYPE_CHECKING:
-    from apprentice_pipeline.artifact.kolm import Manifest
-
 UNPACKED_PREFIX = "adapter-"
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """The champion to load: whose it is, and the digest its `.kolm` must have."""
-
-    tenant: str
-    namespace: str
-    version: int
-    digest: str
-    path: str
-
-    @property
-    def key(self) -> AdapterKey:
-        """Where it stands on the shelf."""
-        return self.tenant, self.namespace, self.version
 
 
 class Model(Protocol):
@@ -62,14 +42,12 @@ class Shelf:
     def __init__(
         self,
         *,
-        base: Path,
-        base_digest: str,
+        base: str,
         public_key: bytes,
         scratch: Path,
         capacity: int = 4,
     ) -> None:
         self._base = base
-        self._base_digest = base_digest
         self._public_key = public_key
         self._scratch = scratch
         self._lock = threading.Lock()
@@ -110,37 +88,17 @@ class Shelf:
                 self._models.popitem(last=False)
 
     def _load(self, wanted: Wanted) -> Model:
-        from apprentice_pipeline.artifact.kolm import unpack, verify_kolm
+        from apprentice_pipeline.artifact.kolm import unpack
         from apprentice_pipeline.evaluate.student import Student
 
-        verified = verify_kolm(Path(wanted.path), public_key=self._public_key)
-        self._check(wanted, verified.digest, verified.manifest)
+        verified = verified_champion(wanted, self._public_key)
+        base = base_of(verified.manifest, self._base)
         folder = Path(tempfile.mkdtemp(prefix=UNPACKED_PREFIX, dir=self._scratch))
         try:
             unpack(verified, folder)
-            return Student.load(self._base, folder / "adapter")
+            return Student.load(base, folder / "adapter")
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-
-    def _check(self, wanted: Wanted, digest: str, manifest: Manifest) -> None:
-        if digest != wanted.digest:
-            raise ServingError(
-                f"version {wanted.version} of {wanted.tenant}.{wanted.namespace} has digest"
-                f" {digest[:12]}, the champion record says {wanted.digest[:12]}",
-                remedy="promote the version again, or roll back",
-            )
-        owner = (manifest.tenant, manifest.namespace)
-        if owner != (wanted.tenant, wanted.namespace):
-            raise ServingError(
-                f"the artifact is for {owner[0]}.{owner[1]},"
-                f" not for {wanted.tenant}.{wanted.namespace}"
-            )
-        if manifest.base_digest != self._base_digest:
-            raise ServingError(
-                f"version {wanted.version} of {wanted.tenant}.{wanted.namespace}"
-                " was trained on another base than this server runs",
-                remedy="set local.base_model to the artifact's base, or distill again",
-            )
 
 
 def wipe_leftovers(scratch: Path) -> None:

@@ -26,6 +26,7 @@ from pathlib import Path
 import orjson
 
 from apprentice_pipeline.errors import ApprenticeError
+from apprentice_pipeline.serving.champions import trusted_by
 from apprentice_pipeline.serving.embedded_server import ServerSettings
 from apprentice_pipeline.serving.frames import private_folder, socket_path
 from apprentice_pipeline.store.workspace import Workspace
@@ -36,7 +37,10 @@ FIRST_RESTART_S, LAST_RESTART_S = 0.2, 30.0
 STEADY_S = 60.0
 STOP_S = 5.0
 _SERVER = "apprentice_pipeline.serving.embedded_server"
-_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
+_PASSED_ON = (
+    *("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH"),
+    *("CUDA_VISIBLE_DEVICES", "HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME"),
+)
 
 
 class EmbeddedSupervisor:
@@ -179,18 +183,12 @@ class EmbeddedSupervisor:
 def server_settings(workspace: Workspace) -> ServerSettings:
     """What this workspace's server is started with.
 
-    Raises: BaseModelMissing; ArtifactError when the public key cannot be read.
+    Raises: ArtifactError when there is no public key to trust.
     """
-    from apprentice_pipeline.artifact.signing import trusted_key
-    from apprentice_pipeline.distill.base_model import resolve_base
-
     local = workspace.config.local
-    base = resolve_base(local.base_model)
-    key = trusted_key(workspace.home.keys, public_key=workspace.config.signing.public_key)
     return ServerSettings(
-        base=str(base.path),
-        base_digest=base.digest,
-        public_key=key.decode(),
+        base=local.base_model,
+        public_key=trusted_by(workspace).decode(),
         scratch=str(workspace.home.run / "embedded"),
         queue_size=local.queue_size,
         max_batch=local.max_batch,

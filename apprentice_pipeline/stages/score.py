@@ -126,6 +126,7 @@ def score_inputs(workspace: Workspace, corpus: Corpus, trained: TrainedAdapter) 
     settings = workspace.config.kscore
     rows = [*corpus.train, *corpus.holdout]
     costs = [row.cost_usd for row in rows if row.cost_usd is not None]
+    latencies = [row.latency_us for row in rows if row.latency_us > 0]  # imports have none
     target_ms = settings.target_latency_ms
     return ScoreInputs(
         size_bytes=model_size_bytes(
@@ -135,7 +136,7 @@ def score_inputs(workspace: Workspace, corpus: Corpus, trained: TrainedAdapter) 
         ),
         target_size_bytes=trained.target_bytes,
         target_latency_us=None if target_ms is None else int(target_ms * 1_000),
-        teacher_latency_us=int(median(row.latency_us for row in rows)),
+        teacher_latency_us=int(median(latencies)) if latencies else None,
         local_cost_usd=LOCAL_COST_USD,
         remote_cost_usd=sum(costs) / len(costs) if costs else None,
         bootstrap=settings.bootstrap,

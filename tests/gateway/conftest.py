@@ -339,3 +339,9 @@ def start(tmp_path: Path, provider: Upstream) -> Iterator[Start]:
 def gateway(start: Start) -> Gateway:
     """A gateway with the defaults, keyless."""
     return start()
+
+
+@pytest.fixture(scope="session")
+def server_type() -> type[Server]:
+    """`server_type(app)` starts an ASGI application in a thread."""
+    return Server

@@ -17,11 +17,9 @@ MESSAGES: Any = [{"role": "user", "content": "my invoice is wrong"}]
 
 
 @pytest.fixture
-def frontier(start: Any) -> Iterator[Any]:
-    import tests.gateway.conftest as parts
-
-    server = parts.Server(
-        create_frontier(FrontierSettings(), {"my invoice is wrong": ANSWER})
+def frontier(start: Any, server_type: Any) -> Iterator[Any]:
+    server = server_type(
+        create_frontier(FrontierSettings(require_key="sk-x"), {"my invoice is wrong": ANSWER})
     )
     yield start(url=server.url)
     server.stop()
@@ -49,7 +47,7 @@ def test_openai_responses(frontier: Any) -> None:
 
 
 def test_anthropic_messages(frontier: Any) -> None:
-    ask: Any = {"model": "claude-sonnet-4-5-20250929", "max_tokens": 90, "messages": MESSAGES}
+    ask: Any = {"model": "claude-haiku-4-5-20251001", "max_tokens": 90, "messages": MESSAGES}
     with anthropic.Anthropic(base_url=frontier.capture("anthropic"), api_key="sk-x") as client:
         block = client.messages.create(**ask).content[0]
         assert block.type == "text"
@@ -61,7 +59,7 @@ def test_anthropic_messages(frontier: Any) -> None:
 
 
 async def test_async_openai(frontier: Any) -> None:
-    async with openai.AsyncOpenAI(base_url=frontier.capture() + "/v1", api_key="x") as client:
+    async with openai.AsyncOpenAI(base_url=frontier.capture() + "/v1", api_key="sk-x") as client:
         stream = await client.chat.completions.create(
             model="gpt-4o", messages=MESSAGES, stream=True
         )
@@ -71,9 +69,10 @@ async def test_async_openai(frontier: Any) -> None:
 
 def test_a_providers_error_is_the_sdks_own_exception(frontier: Any) -> None:
     with openai.OpenAI(
-        base_url=frontier.capture() + "/v1", api_key="sk-x", max_retries=0
-    ) as client, pytest.raises(openai.NotFoundError):
-        client.chat.completions.create(model="no-such-model", messages=MESSAGES)
+        base_url=frontier.capture() + "/v1", api_key="sk-wrong", max_retries=0
+    ) as client, pytest.raises(openai.AuthenticationError) as refused:
+        client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+    assert refused.value.response.headers["x-apprentice-served-by"] == "remote"
 
 
 def test_our_refusal_is_the_sdks_own_exception(frontier: Any) -> None:

@@ -64,7 +64,7 @@ def write_card(facts: Mapping[str, Any], parameters: int) -> str:
         vocabulary=shape["vocabulary"],
         context=shape["context_tokens"],
         grains=", ".join(str(grain) for grain in facts["grains"]),
-        steps=schedule["steps"],
+        steps=sum(schedule["cycles"]),
         batch_size=schedule["batch_size"],
         precision="bfloat16 products" if schedule["half_precision"] else "float32",
         wall_minutes=wall / 60,

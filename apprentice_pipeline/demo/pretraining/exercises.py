@@ -150,7 +150,7 @@ def _labelled(turn: Turn, before: str, rng: random.Random) -> Exercise:
         fields.append((_key(_CLASS_KEYS, rng), _spell(_renamed(turn.intent, rng), rng)))
     if rng.random() < 0.7 or not fields:
         fields.append((_key(_DOMAIN_KEYS, rng), _spell(name_words(turn.service), rng)))
-    if rng.random() < 0.25:
+    if rng.random() < 0.4:
         slots = {_spell(name_words(k), rng): plain(v) if bare else v for k, v in turn.slots.items()}
         fields.append((rng.choice(_SLOT_KEYS), slots))
     if rng.random() < 0.3:
@@ -210,7 +210,7 @@ def _exercise(
     always_ask: bool = False,
 ) -> Exercise:
     system = ""
-    if always_ask or rng.random() < 0.75:
+    if always_ask or rng.random() < 0.85:
         system = rng.choice(_ASKS).format(keys=", ".join(key for key, _ in fields))
         if hint and (always_ask or rng.random() < 0.8):
             system = f"{system} {hint}"

@@ -35,9 +35,11 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Steps, batch and rates of one pre-training run."""
+    """Steps, batch and rates. Each cycle warms up, then cools down to zero; later cycles start
+    at `restart` times the rates, from the weights of the one before in half precision."""
 
-    steps: int
+    cycles: tuple[int, ...]
+    restart: float = 0.6
     batch_size: int = 96
     max_tokens: int = 160
     matrix_rate: float = 4e-3
@@ -78,7 +80,21 @@ def train(
     seed: int,
     report: Callable[[int, float, float], None],
 ) -> None:
-    """Trains in place; `report` receives step, next-token loss and seconds since the start."""
+    """Trains in place, cycle after cycle on one stream; `report` receives the step within the
+    cycle, the next-token loss and the seconds since the cycle began."""
+    for cycle in range(len(schedule.cycles)):
+        train_cycle(model, stream, schedule, cycle, seed, report)
+
+
+def train_cycle(
+    model: "LlamaForCausalLM",
+    stream: Iterator[Batch],
+    schedule: Schedule,
+    cycle: int,
+    seed: int,
+    report: Callable[[int, float, float], None],
+) -> None:
+    """One cycle, in place, ending with the weights rounded to half precision."""
     import torch
 
     torch.manual_seed(seed + 1)
@@ -87,8 +103,9 @@ def train(
     initial = [[group["lr"] for group in optimiser.param_groups] for optimiser in optimisers]
     started = time.monotonic()
     model.train()
-    for step in range(schedule.steps):
-        factor = _factor(step, schedule)
+    steps, peak = schedule.cycles[cycle], schedule.restart if cycle else 1.0
+    for step in range(steps):
+        factor = peak * _factor(step, steps, schedule.warm_up_steps)
         for optimiser, rates in zip(optimisers, initial, strict=True):
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
@@ -98,8 +115,9 @@ def train(
         for optimiser in optimisers:
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
-        if step % 50 == 0 or step == schedule.steps - 1:
+        if step % 50 == 0 or step == steps - 1:
             report(step, float(loss.detach()), time.monotonic() - started)
+    model.half().float()
     model.eval()
 
 
@@ -121,11 +139,11 @@ def _optimisers(
     return [muon, adam]
 
 
-def _factor(step: int, schedule: Schedule) -> float:
+def _factor(step: int, steps: int, warm_up_steps: int) -> float:
     """Linear warm-up, then a cosine down to zero."""
-    if step < schedule.warm_up_steps:
-        return (step + 1) / schedule.warm_up_steps
-    done = (step - schedule.warm_up_steps) / max(1, schedule.steps - schedule.warm_up_steps)
+    if step < warm_up_steps:
+        return (step + 1) / warm_up_steps
+    done = (step - warm_up_steps) / max(1, steps - warm_up_steps)
     return 0.5 * (1 + math.cos(math.pi * done))
 
 

@@ -24,13 +24,13 @@ _FUNCTION_WORDS_TEXT = """
 a able about above actually after again ah all alright also am an and another any anything are
 as at awesome be because been but by bye can can't cool could d did do does doesn't don't else
 every everything excellent fine first for from get give go going good got great had has have he
-hello help her hey hi him his i i'd i'll i'm i've if in into is it it's its just kind know let
-let's like ll look looking lot m make may maybe me might more much my need nice no nope not now
-of oh ok okay on one only or other our out over perfect please preferably prefer really right s
-say see she should so some something sorry sound sounds sure t tell than thank thanks that
-that'll that's the their them then there there's they they're thing things think this those to
-too up us ve very wait want was we we're well were what what's which will wish with won't would
-yeah yep yes you your
+hello help her hey hi him his how i i'd i'll i'm i've if in into is it it's its just kind know
+let let's like ll look looking lot m make may maybe me might more much my need nice no nope not
+now of oh ok okay on one only or other our out over perfect please prefer preferably really
+right s say see she should so some something sorry sound sounds sure t tell than thank thanks
+that that'll that's the their them then there there's they they're thing things think this those
+to too up us ve very wait want was we we're well were what what's when where which who will wish
+with won't would yeah yep yes you your
 """
 FUNCTION_WORDS = frozenset(_FUNCTION_WORDS_TEXT.split())
 
