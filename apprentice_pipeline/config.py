@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -61,6 +62,15 @@ class Budget(Section):
     currency: Literal["USD"] = "USD"
     timezone: str = "UTC"
     enforce_passthrough: bool = False
+
+    @field_validator("timezone")
+    @classmethod
+    def _zone(cls, zone: str) -> str:
+        try:
+            ZoneInfo(zone)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError("not a time zone; write it like UTC or Europe/Berlin") from None
+        return zone
 
 
 class Coaching(Section):
@@ -393,7 +403,7 @@ def load_settings(environment: Mapping[str, str], path: str | Path | None = None
     named = path or environment.get("APPRENTICE_CONFIG")
     file = Path(named or "./apprentice.yaml")
     if file.is_file():
-        config = parse_config(file.read_text(encoding="utf-8"), source=str(file))
+        config = parse_config(_text_of(file), source=str(file))
     elif named:
         raise ConfigError(
             ["the file does not exist"],
@@ -438,6 +448,19 @@ def parse_config(text: str, *, source: str) -> Config:
     if faults:
         raise ConfigError(sorted(faults, key=_line_number), source=source)
     return config
+
+
+def _text_of(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ConfigError(["line 1: the file is not UTF-8 text"], source=str(file)) from None
+    except OSError as error:
+        raise ConfigError(
+            [f"the file cannot be read: {error.strerror}"],
+            source=str(file),
+            remedy="check its permissions",
+        ) from None
 
 
 def _known_or_dotted(name: str, known: tuple[str, ...]) -> str:

@@ -10,11 +10,18 @@ from apprentice_pipeline.cli.terminal import Terminal
 
 @contextmanager
 def stage_bars(terminal: Terminal) -> Iterator[Callable[[str, int, int, str], None]]:
-    """Yields `progress(stage, done, total, note)`; one line a stage where stderr is no terminal."""
+    """Yields `progress(stage, done, total, note)`; a line each quarter where stderr is no terminal."""
     import sys
 
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TaskID,
+        TextColumn,
+        TimeElapsedColumn,
+    )
 
     shown = sys.stderr.isatty()
     bars = Progress(
@@ -26,14 +33,17 @@ def stage_bars(terminal: Terminal) -> Iterator[Callable[[str, int, int, str], No
         console=Console(stderr=True),
         disable=not shown,
     )
-    tasks = {}
+    tasks: dict[str, TaskID] = {}
+    said: dict[str, int] = {}
 
     def progress(stage: str, done: int, total: int, note: str = "") -> None:
         if stage not in tasks:
             tasks[stage] = bars.add_task(stage, total=total, note=note)
-            if not shown:
-                terminal.say(f"{stage} …")
         bars.update(tasks[stage], completed=done, total=total, note=note)
+        quarter = 4 * done // max(1, total)
+        if not shown and quarter > said.get(stage, -1):
+            said[stage] = quarter
+            terminal.say(f"{stage} {done}/{total} {note}".rstrip())
 
     with bars:
         yield progress

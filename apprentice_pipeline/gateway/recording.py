@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +44,45 @@ class Call:
         return (time.perf_counter_ns() - self.began_ns) // 1_000
 
 
+class Deadlines:
+    """Waits with one common time limit, and one timer for all of them.
+
+    A timer for each wait costs more than the wait. Limits are kept to a quarter of their length.
+    """
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()
+        self._given_up: set[asyncio.Future[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def wait(self, waiter: asyncio.Future[None]) -> bool:
+        """True once `waiter` is done, False when the limit came first. Raises: what it raises."""
+        if self._timer is None:
+            self._tick()
+        self._waiting.append((time.monotonic() + self._limit_s, waiter))
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if waiter not in self._given_up:
+                raise
+            self._given_up.discard(waiter)
+            return False
+        return True
+
+    def _tick(self) -> None:
+        now, waiting = time.monotonic(), self._waiting
+        while waiting and (waiting[0][1].done() or waiting[0][0] <= now):
+            _, waiter = waiting.popleft()
+            if not waiter.done():
+                self._given_up.add(waiter)
+                waiter.cancel()
+        self._timer = None
+        if waiting:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._limit_s / 4, self._tick)
+
+
 class Recorder:
     """Commits exchanges of one process. Lives on one event loop."""
 
@@ -50,7 +90,7 @@ class Recorder:
         self._spool = spool
         self._tally = tally
         self._pricing = pricing
-        self._timeout_s = timeout_s
+        self._deadlines = Deadlines(timeout_s)
 
     async def remote(
         self, call: Call, status: int, response: WireResponse | None, *, complete: bool
@@ -111,13 +151,11 @@ class Recorder:
         try:
             waiter = self._spool.put(exchange, tenant=tenant)
             assert isinstance(waiter, asyncio.Future)
-            done, _ = await asyncio.wait((waiter,), timeout=self._timeout_s)
-            if not done:
+            if await self._deadlines.wait(waiter):
+                self._tally.committed(time.perf_counter() - began)
+            else:
                 self._tally.add(tenant, namespace, at_risk=1)
                 self._tally.alert(tenant, namespace, "capture_at_risk", _AT_RISK)
-                return
-            waiter.result()
-            self._tally.committed(time.perf_counter() - began)
         except StorageFull:
             self._lose(tenant, namespace, "storage_full")
         except ApprenticeError as error:

@@ -1,5 +1,7 @@
 """The partitions: a stream is `tenant.namespace`; captures and verdicts are also by day."""
 
+import warnings
+
 import dagster as dg
 
 from apprentice_pipeline.errors import UsageError
@@ -7,7 +9,11 @@ from apprentice_pipeline.errors import UsageError
 STREAMS = dg.DynamicPartitionsDefinition(name="streams")
 DAYS = dg.DailyPartitionsDefinition(start_date="2024-01-01", end_offset=1)
 STREAM_DAYS = dg.MultiPartitionsDefinition({"day": DAYS, "stream": STREAMS})
-TO_STREAM = dg.MultiToSingleDimensionPartitionMapping(partition_dimension_name="stream")
+with warnings.catch_warnings():  # Dagster calls this mapping beta; it has been there for years
+    warnings.simplefilter("ignore", dg.BetaWarning)
+    with warnings.catch_warnings():
+    warnings.simplefilter("ignore", dg.BetaWarning)  # the one mapping Dagster has for this
+    TO_STREAM = dg.MultiToSingleDimensionPartitionMapping(partition_dimension_name="stream")
 
 
 def stream_key(tenant: str, namespace: str) -> str:

@@ -26,6 +26,9 @@ from apprentice_pipeline.stages.results import (
 )
 from apprentice_pipeline.stages.score import refusal
 
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+"""Progress bars speak for a run in the foreground; every event is in the instance all the same."""
+
 INSTANCE_SETTINGS = """\
 telemetry:
   enabled: false
@@ -35,6 +38,9 @@ storage:
 nux:
   enabled: false
 """
+
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+"""The instance keeps every event; a person at the terminal gets the cause and the remedy."""
 
 
 def prepare_instance(folder: Path) -> Path:
@@ -101,7 +107,11 @@ def execute(
     pipeline.failure = None
     job = build_defs(pipeline=pipeline).resolve_job_def(job_name)
     result = job.execute_in_process(
-        instance=opened, partition_key=partition_key, tags=tags, raise_on_error=False
+        instance=opened,
+        partition_key=partition_key,
+        tags=tags,
+        run_config=QUIET,
+        raise_on_error=False,
     )
     if not result.success:
         raise _cause(pipeline, partition_key, result)

@@ -4,7 +4,7 @@
     opening          the backend that the configuration names
     embedded         the default one: asks the embedded server
     supervisor       keeps that server's process running, one a home
-    embedded_server  the process; engine, waiting, shelf: what it is made of
+    embedded_server  the process; engine, waiting, pace, shelf: what it is made of
     frames           how the two sides talk
     champions        a champion's artifact, verified for whoever loads it
     vllm, llama_cpp, ollama   servers somebody else runs (chat, preparing, merging serve them)

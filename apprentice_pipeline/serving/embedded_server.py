@@ -29,6 +29,7 @@ import orjson
 from apprentice_pipeline.errors import ApprenticeError, ServingError
 from apprentice_pipeline.serving.engine import Engine
 from apprentice_pipeline.serving.frames import private_folder
+from apprentice_pipeline.serving.pace import Pace
 from apprentice_pipeline.serving.shelf import Shelf, wipe_leftovers
 from apprentice_pipeline.serving.waiting import WaitingRoom
 
@@ -87,7 +88,7 @@ async def serve(socket_path: Path) -> None:
     wipe_leftovers(Path(settings.scratch))
     await asyncio.to_thread(_prepare_torch, settings.threads)
     await _hold_lock(private_folder(socket_path.parent) / "server.lock")
-    engine = Engine(shelf, WaitingRoom(settings.queue_size, settings.max_batch))
+    engine = Engine(shelf, WaitingRoom(settings.queue_size), Pace(settings.max_batch))
     listening = await asyncio.start_unix_server(engine.connected, sock=_bound(socket_path))
     generating = asyncio.ensure_future(engine.generate_forever())
     watching = asyncio.ensure_future(_parent_gone(parent, stdin))

@@ -24,6 +24,7 @@ from apprentice_pipeline.errors import ApprenticeError, Overloaded, ServingError
 from apprentice_pipeline.serving.backend import NOT_LOADED
 from apprentice_pipeline.serving.champions import Wanted
 from apprentice_pipeline.serving.frames import frame, read_frame
+from apprentice_pipeline.serving.pace import Pace
 from apprentice_pipeline.serving.shelf import Model, Shelf
 from apprentice_pipeline.serving.waiting import AdapterKey, Waiting, WaitingRoom
 
@@ -35,9 +36,10 @@ Reply = Callable[[dict[str, Any]], None]
 class Engine:
     """The queue, the shelf and the two threads of one process."""
 
-    def __init__(self, shelf: Shelf, room: WaitingRoom) -> None:
+    def __init__(self, shelf: Shelf, room: WaitingRoom, pace: Pace) -> None:
         self._shelf = shelf
         self._room = room
+        self._pace = pace
         self._arrived = asyncio.Event()
         self._generator = ThreadPoolExecutor(1, thread_name_prefix="generate")
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
@@ -152,7 +154,8 @@ class Engine:
     async def generate_forever(self) -> None:
         """Answer what waits, batch after batch."""
         while True:
-            batch, expired = self._room.next_batch(time.monotonic())
+            size = self._pace.batch_size() if len(self._room) > 1 else 1
+            batch, expired = self._room.next_batch(time.monotonic(), size)
             for request in expired:
                 self._counts["expired"] += 1
                 request.reply(_error("deadline", "the deadline passed in the queue"))
@@ -173,9 +176,10 @@ class Engine:
 
     async def _generated(self, model: Model, batch: list[Waiting]) -> list[dict[str, Any]]:
         """Each request's answer or error. One that breaks its batch fails alone."""
-        loop = asyncio.get_running_loop()
+        loop, started = asyncio.get_running_loop(), time.monotonic()
         try:
             answers = await loop.run_in_executor(self._generator, _generate, model, batch)
+            self._pace.note(len(batch), time.monotonic() - started)
         except Exception as error:
             if len(batch) > 1:
                 return [one for each in batch for one in await self._generated(model, [each])]

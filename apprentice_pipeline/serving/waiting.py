@@ -43,9 +43,8 @@ class Waiting:
 class WaitingRoom:
     """Two first-in-first-out lanes under one bound; background work fills at most half."""
 
-    def __init__(self, capacity: int, max_batch: int) -> None:
+    def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._max_batch = max_batch
         self._lanes: tuple[deque[Waiting], deque[Waiting]] = (deque(), deque())
 
     def __len__(self) -> int:
@@ -62,8 +61,8 @@ class WaitingRoom:
             raise Overloaded("the local model's queue is full")
         self._lanes[request.background].append(request)
 
-    def next_batch(self, now_s: float) -> tuple[list[Waiting], list[Waiting]]:
-        """The oldest request with all that may go along, and those that expired meanwhile."""
+    def next_batch(self, now_s: float, most: int) -> tuple[list[Waiting], list[Waiting]]:
+        """The oldest request with up to `most` in all that go along; and those that expired."""
         expired = self._drop_expired(now_s)
         first = next((lane[0] for lane in self._lanes if lane), None)
         if first is None:
@@ -71,7 +70,7 @@ class WaitingRoom:
         batch: list[Waiting] = []
         for lane in self._lanes:
             alike = [each for each in lane if each.kind == first.kind]
-            batch += alike[: self._max_batch - len(batch)]
+            batch += alike[: most - len(batch)]
         self._remove(batch)
         return batch, expired
 

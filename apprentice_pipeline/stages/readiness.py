@@ -90,14 +90,16 @@ def of_tenant(workspace: Workspace, tenant: str, namespace: str | None = None) -
 def of_stream(workspace: Workspace, tenant: str, namespace: str) -> Readiness:
     """One stream, counted now."""
     frozen = load_if_any(workspace, tenant, namespace, FrozenCorpus)
-    counts = workspace.lake.sql(
-        tenant,
-        _COUNTS,
-        namespace=namespace,
-        since=frozen.at_us if frozen else 0,
-        recent=now_us() - RATE_WINDOW_DAYS * DAY_US,
-    )[0]
-    days = workspace.lake.sql(tenant, _UNVERIFIED_DAYS, namespace=namespace)
+    counts, days = _NOTHING, []
+    if not workspace.lake.is_empty(tenant):
+        counts = workspace.lake.sql(
+            tenant,
+            _COUNTS,
+            namespace=namespace,
+            since=frozen.at_us if frozen else 0,
+            recent=now_us() - RATE_WINDOW_DAYS * DAY_US,
+        )[0]
+        days = workspace.lake.sql(tenant, _UNVERIFIED_DAYS, namespace=namespace)
     return _judged(
         workspace.config,
         tenant,
@@ -220,6 +222,9 @@ def drift_alarms(workspace: Workspace) -> list[StandingAlarm]:
     return found
 
 
+_NOTHING: dict[str, Any] = dict.fromkeys(
+    ("pairs", "verified", "inputs", "new_inputs", "recent", "first_at_us"), 0
+)
 _NEWEST = """
 newest as (
   select pair_id, arg_max(verdict, decided_at_us) as verdict from verdicts

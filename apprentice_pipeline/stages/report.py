@@ -166,6 +166,8 @@ def _stream(workspace: Workspace, tenant: str, namespace: str) -> StreamStatus:
 def _traffic(
     workspace: Workspace, tenant: str, namespace: str, champion: ChampionRecord | None
 ) -> dict[str, Any]:
+    if workspace.lake.is_empty(tenant):
+        return {**dict.fromkeys(_COUNTED, 0), "mean_cost_usd": None}
     since = champion.at_us if champion else 0
     return workspace.lake.sql(tenant, _TRAFFIC, namespace=namespace, since=since)[0]
 
@@ -241,6 +243,7 @@ def _cells(stream: StreamStatus) -> Sequence[str]:
     )
 
 
+_COUNTED = ("requests", "local", "total_requests", "total_local")
 _TRAFFIC = """
 select count(*) filter (where created_at_us > $since)::bigint as requests,
        count(*) filter (where created_at_us > $since and served_by = 'local')::bigint as local,

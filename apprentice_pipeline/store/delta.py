@@ -54,12 +54,12 @@ def mapping_errors() -> Iterator[None]:
 
 def open_table(uri: str, options: Mapping[str, str]) -> DeltaTable | None:
     """The newest snapshot of a table, None where there is none. Raises: StoreError."""
-    from deltalake import DeltaTable
-    from deltalake.exceptions import TableNotFoundError
-
     path = local_path(uri)
     if path is not None and not (Path(path) / "_delta_log").is_dir():
         return None
+    from deltalake import DeltaTable
+    from deltalake.exceptions import TableNotFoundError
+
     with mapping_errors():
         try:
             return DeltaTable(uri, storage_options=dict(options) or None)

@@ -118,6 +118,10 @@ class Lake:
             found = opened.to_pyarrow_table(columns=["tenant"])
         return sorted(set(found.column("tenant").to_pylist()))
 
+    def is_empty(self, tenant: str) -> bool:
+        """Whether the tenant never captured anything; on a local folder, told at once."""
+        return self.table(tenant, CAPTURES) is None
+
     def namespaces(self, tenant: str) -> list[str]:
         """Every namespace that the tenant has captures in, sorted. Reads no data file."""
         opened = self.table(tenant, CAPTURES)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import time
 from typing import Any
 
 import orjson
@@ -170,4 +169,3 @@ def test_what_is_not_there_says_so_in_json(gateway: Any, ask: Any) -> None:
 def test_readiness_tells_of_the_state_database(gateway: Any, ask: Any) -> None:
     assert ask(gateway.url, "/readyz").json()["status"] == "ready"
     assert ask(gateway.url, "/healthz").json() == {"status": "ok"}
-    time.sleep(0)
