@@ -14,7 +14,7 @@ import click
 from apprentice_pipeline import __version__
 from apprentice_pipeline.cli import models, service, setup, traffic
 from apprentice_pipeline.cli.terminal import report_failure
-from apprentice_pipeline.errors import ApprenticeError
+from apprentice_pipeline.errors import ApprenticeError, UsageError
 
 COMMANDS = (
     setup.init,
@@ -54,21 +54,31 @@ for command in COMMANDS:
 def main(argv: list[str] | None = None) -> int:
     """Runs one command. Exit 0 done; 1 refused or failed, with the remedy; 2 usage."""
     arguments = sys.argv[1:] if argv is None else argv
+    as_json = "--json" in arguments
     try:
-        apprentice.main(arguments, prog_name="apprentice", standalone_mode=False)
+        status = apprentice.main(arguments, prog_name="apprentice", standalone_mode=False)
     except ApprenticeError as error:
-        return report_failure(error, as_json="--json" in arguments)
+        return report_failure(error, as_json=as_json)
     except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
-        return 130
-    except click.exceptions.Exit as leaving:
-        return leaving.exit_code
+        wrong = UsageError(error.format_message(), remedy="see --help")
+        return report_failure(wrong, as_json=as_json, exit_code=error.exit_code)
+    except click.Abort as abort:
+        stopped = isinstance(abort.__cause__, KeyboardInterrupt)
+        click.echo("interrupted" if stopped else "nothing was done", err=True)
+        return 130 if stopped else 1
     except BrokenPipeError:
         return 0
-    return 0
+    except OSError as error:
+        return report_failure(_unreadable(error), as_json=as_json)
+    return status if isinstance(status, int) else 0
+
+
+def _unreadable(error: OSError) -> ApprenticeError:
+    """A file or folder named on the command line that cannot be read or written."""
+    where = f" {error.filename}" if error.filename else ""
+    return ApprenticeError(
+        f"cannot use{where}: {error.strerror}", remedy="check the path, its permissions and space"
+    )
 
 
 if __name__ == "__main__":

@@ -103,8 +103,7 @@ def report(form: str, tenant: str | None, out: Path | None) -> None:
 
     with opening.workspace() as workspace:
         found = gathering.report(workspace, tenant or "default")
-    as_json = form == "json" or terminal().as_json
-    text = json.dumps(found.to_dict(), indent=2) if as_json else found.render(form)
+    text = json.dumps(found.to_dict(), indent=2) if form == "json" else found.render(form)
     if out is not None:
         out.write_text(text + "\n", encoding="utf-8")
         terminal().result({"path": str(out)}, f"wrote {out}")

@@ -8,7 +8,7 @@ import click
 
 from apprentice_pipeline.cli import opening
 from apprentice_pipeline.cli.terminal import json_option, table, terminal
-from apprentice_pipeline.errors import ApprenticeError, UsageError
+from apprentice_pipeline.errors import UsageError
 
 
 @click.command()
@@ -46,7 +46,7 @@ def doctor() -> None:
     remedies = [f"  → {f.what}: {f.remedy}" for f in findings if not f.ok and f.remedy]
     terminal().result(document, "\n".join([text, *remedies]))
     if not document["ok"]:
-        raise ApprenticeError("something required is missing", remedy="see the list above")
+        click.get_current_context().exit(1)
 
 
 @click.group()

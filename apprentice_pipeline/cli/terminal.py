@@ -106,7 +106,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[Any]], title: str = "
     return "\n".join(lines)
 
 
-def report_failure(error: ApprenticeError, *, as_json: bool) -> int:
+def report_failure(error: ApprenticeError, *, as_json: bool, exit_code: int | None = None) -> int:
     """Prints the cause and the remedy; returns the exit status (2 usage, else 1)."""
     if as_json:
         document = {
@@ -118,4 +118,4 @@ def report_failure(error: ApprenticeError, *, as_json: bool) -> int:
     click.echo(f"error: {error.message}", err=True)
     if error.remedy:
         click.echo(f"  → {error.remedy}", err=True)
-    return 2 if isinstance(error, UsageError) else 1
+    return exit_code or (2 if isinstance(error, UsageError) else 1)

@@ -179,7 +179,7 @@ def feedback(pair_id: str, action: str | None, edit: str | None, tenant: str | N
 @tenant_option
 @click.option("--pair", "pair_id", metavar="ID", help="One pair.")
 @click.option("--all", "everything", is_flag=True, help="The whole namespace.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask (asked at a terminal only).")
 @json_option
 def erase(
     namespace: str | None, tenant: str | None, pair_id: str | None, everything: bool, yes: bool
@@ -195,7 +195,7 @@ def erase(
     if namespace is not None and bool(pair_id) == everything:
         raise UsageError("say --pair ID or --all", remedy="exactly one of the two")
     what = f"tenant {tenant}" if namespace is None else f"{pair_id or 'everything'} in {namespace}"
-    if not yes and not terminal().as_json:
+    if not yes and not terminal().as_json and sys.stdin.isatty():
         click.confirm(f"erase {what} for good?", abort=True, err=True)
     with opening.workspace() as workspace:
         done = erasure.erase(workspace, tenant or "default", namespace, pair_id)

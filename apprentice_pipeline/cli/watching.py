@@ -10,7 +10,7 @@ from apprentice_pipeline.cli.terminal import Terminal
 
 @contextmanager
 def stage_bars(terminal: Terminal) -> Iterator[Callable[[str, int, int, str], None]]:
-    """Yields `progress(stage, done, total, note)`; a line each quarter where stderr is no terminal."""
+    """Yields `progress(stage, done, total, note)`: bars, or a line each quarter off a terminal."""
     import sys
 
     from rich.console import Console

@@ -20,7 +20,7 @@ from apprentice_pipeline.demo.pretraining.optimise import Schedule, Shape, new_m
 from apprentice_pipeline.demo.pretraining.topics import build_lexicon, find_topics
 from apprentice_pipeline.demo.pretraining.turns import plain, read_turns
 from apprentice_pipeline.demo.pretraining.vocabulary import train_tokenizer
-from apprentice_pipeline.distill.runtime import reuse_memory
+from apprentice_pipeline.distill.runtime import reuse_memory, share_cores
 
 GRAINS = (40, 150, 500, 1500)
 SEED = 20
@@ -30,6 +30,7 @@ CYCLES = (1400, 1000)
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the recipe; progress goes to stderr."""
     options = _parser().parse_args(argv)
+    share_cores()
     import torch
 
     reuse_memory()

@@ -37,6 +37,7 @@ FIRST_THREADS = 16
 SECOND_THREADS = 6
 MOST_TICKS = 6
 SETTLE_SECONDS = 60.0
+LOAD_SECONDS = 240.0
 TENANT = "default"
 
 Say = Callable[[str], None]
@@ -171,16 +172,18 @@ def _await_local(workspace: Workspace, namespace: str) -> None:
     champion = workspace.state.champion(TENANT, namespace)
     assert champion is not None
 
-    async def ready() -> bool:
+    async def ready() -> tuple[bool, str]:
         backend = open_backend(workspace)
         try:
-            return bool(await backend.ready(champion, wait_s=SETTLE_SECONDS))
+            loaded = await backend.ready(champion, wait_s=LOAD_SECONDS)
+            return loaded, backend.refusal(champion) or f"not within {LOAD_SECONDS:.0f} s"
         finally:
             await backend.close()
 
-    if not asyncio.run(ready()):
+    loaded, why = asyncio.run(ready())
+    if not loaded:
         raise ServingError(
-            "the local backend did not load the champion",
+            f"the local backend did not load the champion: {why}",
             remedy="see the gateway's log under the home's run folder",
         )
 

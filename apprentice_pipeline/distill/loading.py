@@ -6,6 +6,7 @@ Promises: nothing is downloaded, no pickle is read and no code of the model's is
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from apprentice_pipeline.distill.runtime import share_cores
 from apprentice_pipeline.errors import BaseModelMissing
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ def load_base(base: Path) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]
 
     Raises: BaseModelMissing (no model there, not loadable, no chat template).
     """
+    share_cores()
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer

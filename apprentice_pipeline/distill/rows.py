@@ -43,8 +43,8 @@ def encode_rows(
         tokenizer,
         open_answer=False,
     )
-    prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
-    whole_ids = tokenizer(whole, add_special_tokens=False)["input_ids"]
+    prompt_ids = tokenizer(prompts, add_special_tokens=False, verbose=False)["input_ids"]
+    whole_ids = tokenizer(whole, add_special_tokens=False, verbose=False)["input_ids"]
     encoded = []
     for row, prompt, tokens in zip(rows, prompt_ids, whole_ids, strict=True):
         if not row.weight > 0:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from apprentice_pipeline.distill.draws import draw_order
 from apprentice_pipeline.distill.loading import load_base
 from apprentice_pipeline.distill.rows import EncodedRow, TrainingRow, encode_rows
-from apprentice_pipeline.distill.runtime import quiet_libraries, reuse_memory
+from apprentice_pipeline.distill.runtime import quiet_libraries, reuse_memory, share_cores
 from apprentice_pipeline.errors import DistillError
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ class LoraSettings:
     """How the adapter is trained; the defaults were tuned on the embedded base.
 
     `max_length` counts tokens of prompt and completion together; longer rows are left out and
-    counted. `target_modules` is PEFT's: "all-linear", or names separated by commas.
+    counted. `target_modules` is PEFT's: "all-linear", or names separated by commas. `noise` is
+    NEFTune's alpha (Jain et al. 2024): noise on the embeddings while training, 0 for none.
     """
 
     rank: int = 32
@@ -52,6 +53,7 @@ class LoraSettings:
     max_length: int = 512
     seed: int = 7
     target_modules: str = "all-linear"
+    noise: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ def train_adapter(
     """
     if not rows:
         raise DistillError("no rows to train on", remedy="capture or import more traffic first")
+    share_cores()
     started = time.monotonic()
     parent = out.absolute().parent
     try:
@@ -191,6 +194,7 @@ def _arguments(settings: LoraSettings, folder: Path, steps: int) -> "SFTConfig":
         lr_scheduler_type="cosine",
         warmup_steps=max(1, steps // 20),
         max_grad_norm=1.0,
+        neftune_noise_alpha=settings.noise or None,
         seed=settings.seed,
         max_length=None,
         train_sampling_strategy="sequential",

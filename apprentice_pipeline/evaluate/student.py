@@ -70,9 +70,9 @@ class Student:
 
         Raises: BaseModelMissing, ArtifactError (the adapter does not load or fit this base).
         """
+        model, tokenizer = load_base(base)
         import torch
 
-        model, tokenizer = load_base(base)
         if adapter is not None:
             model = _merge(model, adapter)
         model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
@@ -88,7 +88,11 @@ class Student:
     ) -> list[Generation]:
         """Answers in the order asked; conversations of similar length share a batch."""
         prompts = render(conversations, self._tokenizer, open_answer=True)
-        ids = self._tokenizer(prompts, add_special_tokens=False)["input_ids"] if prompts else []
+        ids = (
+            self._tokenizer(prompts, add_special_tokens=False, verbose=False)["input_ids"]
+            if prompts
+            else []
+        )
         answers: dict[int, Generation] = {}
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         for start in range(0, len(order), batch_size):

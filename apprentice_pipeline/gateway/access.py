@@ -28,6 +28,8 @@ from apprentice_pipeline.store.keys import KeyRecord
 from apprentice_pipeline.store.workspace import Workspace
 
 STALE_S = 60.0
+LOOK_S = 0.002
+"""How long a look at the state database's files holds: less than any command that makes a key."""
 _MOST_CACHED = 10_000
 _SETTLED_NS = 50_000_000
 _OWN_PAGE = {"", "none", "same-origin"}
@@ -98,6 +100,7 @@ class Access:
         self._provider_keys: dict[tuple[str, str], _Known[str | None]] = {}
         self._any: _Known[bool] | None = None
         self._no_keys_stamp: tuple[int, ...] | None = None
+        self._looked_until = 0.0
 
     def admit_cached(self, headers: Incoming) -> Caller | None:
         """The caller when the cache alone can tell; None: ask `admit`."""
@@ -155,13 +158,15 @@ class Access:
 
     async def _any_keys(self) -> bool:
         """Whether a key exists. Nothing is asked while the state database's files stand still."""
-        if self._any is not None and self._any.value:
-            return True
+        now, known = self._clock(), self._any
+        if known is not None and (known.value or now < self._looked_until):
+            return known.value
         stamp = self._stamp()
-        if self._any is not None and stamp is not None and stamp == self._no_keys_stamp:
-            return False
-        known = await self._ask(self._workspace.state.any_keys, self._any)
-        self._any, self._no_keys_stamp = known, stamp
+        if known is None or stamp is None or stamp != self._no_keys_stamp:
+            self._any = known = await self._ask(self._workspace.state.any_keys, known)
+            self._no_keys_stamp = stamp
+        if stamp is not None:
+            self._looked_until = now + LOOK_S
         return known.value
 
     def _stamp(self) -> tuple[int, ...] | None:

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from apprentice_pipeline.gateway.access import Access
+from apprentice_pipeline.gateway.allowance import Allowance
 from apprentice_pipeline.gateway.capture import PREFIX, Captures
 from apprentice_pipeline.gateway.local import Champions, LocalAnswers
 from apprentice_pipeline.gateway.metrics import Metrics
 from apprentice_pipeline.gateway.pricing import Pricing
 from apprentice_pipeline.gateway.recording import Recorder
+from apprentice_pipeline.gateway.relay import Relay
 from apprentice_pipeline.gateway.routes import ControlPlane
 from apprentice_pipeline.gateway.tally import Tally
 from apprentice_pipeline.gateway.tasks import Apprentices
@@ -88,10 +90,13 @@ class GatewayApp:
             champions = Champions(self._workspace.state)
             await champions.refresh()
             background.append(asyncio.create_task(champions.run()))
-            local = LocalAnswers(
-                self._router, champions, upstream, recorder, pricing, self._tally
-            )
-        captures = Captures(config, self._access, upstream, recorder, self._tally, local)
+            local = LocalAnswers(self._router, champions, upstream, recorder, pricing, self._tally)
+        allowance = Allowance(self._workspace)
+        if allowance.binding:
+            await allowance.refresh()
+            background.append(asyncio.create_task(allowance.run()))
+        relay = Relay(recorder, self._tally, local, config.capture.max_bytes)
+        captures = Captures(config, self._access, upstream, relay, self._tally, allowance, local)
         self._running = Running(captures, upstream, self._tally, tuple(background))
 
     async def stop(self) -> None:

@@ -17,7 +17,7 @@ NAMESPACE = b"x-apprentice-namespace"
 PAIR_ID = b"x-apprentice-pair-id"
 SERVED_BY = b"x-apprentice-served-by"
 QUALITY_RISK = b"x-apprentice-quality-risk"
-TOKEN_PREFIX = "ak_"
+TOKEN_PREFIX = "ak_"  # noqa: S105 - how a key begins, not a key
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
 

@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator
 from starlette.types import Receive
 
 
-class ClientGone(Exception):  # noqa: N818 - not an error: the client may leave
+class ClientGone(Exception):
     """The client closed the connection before its request was whole."""
 
 
-class TooLarge(Exception):  # noqa: N818 - an answer of ours, not a fault
+class TooLarge(Exception):
     """The body is larger than the gateway passes on."""
 
 

@@ -19,6 +19,7 @@ from starlette.types import Send
 from apprentice_pipeline.errors import ApprenticeError, RemoteError
 from apprentice_pipeline.gateway import replies
 from apprentice_pipeline.gateway.encodings import decoded
+from apprentice_pipeline.gateway.headers import QUALITY_RISK
 from apprentice_pipeline.gateway.pricing import Pricing
 from apprentice_pipeline.gateway.recording import Call, Recorder
 from apprentice_pipeline.gateway.tally import Tally
@@ -87,13 +88,12 @@ class LocalAnswers:
         source = call.request.input
         return await self.router.attempt(call.tenant, call.namespace, source, call.pair_id)
 
-    def written(self, call: Call, attempt: Attempt, wire: WireFormat) -> list[bytes]:
+    def written(self, call: Call, answer: Answer, wire: WireFormat) -> list[bytes]:
         """The local answer as the provider would have written it: one body, or events.
 
         Raises: WireError when the provider's format has no form for it.
         """
-        answer, request = attempt.answer, call.request
-        assert answer is not None
+        request = call.request
         assert request is not None
         write = wire.write_stream if request.streamed else _write_whole(wire)
         created_s = call.created_at_us // 1_000_000
@@ -101,13 +101,20 @@ class LocalAnswers:
             write(call.endpoint, request, answer, response_id=_id_of(call), created_s=created_s)
         )
 
-    async def serve(self, call: Call, attempt: Attempt, parts: list[bytes], send: Send) -> None:
-        """Commits the exchange, then sends what `written` made of the answer."""
-        answer, request = attempt.answer, call.request
-        assert answer is not None
+    async def serve(
+        self, call: Call, answer: Answer, parts: list[bytes], send: Send, *, risky: bool
+    ) -> None:
+        """Commits the exchange, then sends what `written` made of the answer.
+
+        `risky` marks an answer below the threshold, given because the budget is exhausted.
+        """
+        request = call.request
         assert request is not None
         await self.recorder.local(call, answer.output, answer.model, answer.usage)
         marks = replies.marks(b"local", call.pair_id)
+        if risky:
+            self.tally.add(call.tenant, call.namespace, quality_risk=1)
+            marks = (*marks, (QUALITY_RISK, b"true"))
         if not request.streamed:
             await replies.whole(send, 200, b"".join(parts), replies.JSON, *marks)
             return

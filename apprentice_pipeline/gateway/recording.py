@@ -58,9 +58,9 @@ class Deadlines:
 
     async def wait(self, waiter: asyncio.Future[None]) -> bool:
         """True once `waiter` is done, False when the limit came first. Raises: what it raises."""
+        self._waiting.append((time.monotonic() + self._limit_s, waiter))
         if self._timer is None:
             self._tick()
-        self._waiting.append((time.monotonic() + self._limit_s, waiter))
         try:
             await waiter
         except asyncio.CancelledError:

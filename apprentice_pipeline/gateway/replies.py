@@ -36,9 +36,7 @@ async def whole(
     await piece(send, body, more=False)
 
 
-async def refuse(
-    send: Send, wire: WireFormat, status: int, message: str, *headers: Header
-) -> None:
+async def refuse(send: Send, wire: WireFormat, status: int, message: str, *headers: Header) -> None:
     """Sends an error of ours as the provider would word one."""
     await whole(send, status, wire.write_error(status, message), JSON, *headers)
 

@@ -117,9 +117,7 @@ class ControlPlane:
         """Prometheus text; tenants by name only for an operator key."""
         caller = await self._caller(request, "tenant", "operator")
         await self._tally.flush_aside()
-        text = await run_in_threadpool(
-            self._metrics.exposition, tenants=caller.role == "operator"
-        )
+        text = await run_in_threadpool(self._metrics.exposition, tenants=caller.role == "operator")
         return Response(text, headers={"content-type": metrics.CONTENT_TYPE})
 
     async def labels(self, request: Request) -> Response:
@@ -229,9 +227,7 @@ class ControlPlane:
                     raise Refusal(404, error.message, remedy=error.remedy) from None
                 await asyncio.sleep(FEEDBACK_PAUSE_S)
                 continue
-            return _json(
-                {"pair_id": pair_id, "namespace": label.namespace, "action": label.action}
-            )
+            return _json({"pair_id": pair_id, "namespace": label.namespace, "action": label.action})
         raise AssertionError("unreachable: the last try returns or raises")
 
     async def status(self, request: Request) -> Response:

@@ -293,4 +293,5 @@ def _pid_file(folder: Path) -> Iterator[None]:
 
 
 def _announce(url: str) -> None:
-    print(f"apprentice gateway listening on {url}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"apprentice gateway listening on {url}\n")
+    sys.stderr.flush()

@@ -38,11 +38,9 @@ def main(source: BinaryIO) -> int:
         spool = Spool.open(workspace.home.spool, workspace.vault)
         backend = open_backend(workspace)
     except ApprenticeError as error:
-        print(f"gateway worker: {error.message}", file=sys.stderr)
+        sys.stderr.write(f"gateway worker: {error.message}\n")
         return 1
-    app = create_app(
-        workspace, spool, lambda: Router(workspace, backend, spool, embed=embedder())
-    )
+    app = create_app(workspace, spool, lambda: Router(workspace, backend, spool, embed=embedder()))
     server = uvicorn.Server(_uvicorn_config(app))
     threading.Thread(target=_follow, args=(source, server), daemon=True).start()
     _quieten()

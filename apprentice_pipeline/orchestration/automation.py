@@ -111,7 +111,7 @@ def _why_not(found: list[readiness.Readiness]) -> str:
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
 def drift_sensor(
-    context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[Pipeline]
+    _context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[Pipeline]
 ) -> dg.SensorResult:
     """A drift alarm asks for one re-evaluation; one that confirms it, for one retraining."""
     requests = []

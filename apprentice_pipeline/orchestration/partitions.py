@@ -11,8 +11,6 @@ DAYS = dg.DailyPartitionsDefinition(start_date="2024-01-01", end_offset=1)
 STREAM_DAYS = dg.MultiPartitionsDefinition({"day": DAYS, "stream": STREAMS})
 with warnings.catch_warnings():  # Dagster calls this mapping beta; it has been there for years
     warnings.simplefilter("ignore", dg.BetaWarning)
-    with warnings.catch_warnings():
-    warnings.simplefilter("ignore", dg.BetaWarning)  # the one mapping Dagster has for this
     TO_STREAM = dg.MultiToSingleDimensionPartitionMapping(partition_dimension_name="stream")
 
 

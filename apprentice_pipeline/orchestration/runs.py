@@ -39,10 +39,6 @@ nux:
   enabled: false
 """
 
-QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-"""The instance keeps every event; a person at the terminal gets the cause and the remedy."""
-
-
 def prepare_instance(folder: Path) -> Path:
     """Makes `folder` a DAGSTER_HOME (SQLite, no telemetry) if it is not one; returns it."""
     settings = folder / "dagster.yaml"
@@ -82,10 +78,10 @@ def tick_threshold_sensor(pipeline: Pipeline) -> list[str]:
     """
     with instance(pipeline.workspace.home.dagster) as opened:
         definitions = build_defs(pipeline=pipeline)
-        context = dg.build_sensor_context(
+        with dg.build_sensor_context(
             instance=opened, definitions=definitions, resources={"pipeline": pipeline}
-        )
-        result = pair_threshold_sensor(context)
+        ) as context:
+            result = pair_threshold_sensor(context)
         assert isinstance(result, dg.SensorResult)
         for addition in result.dynamic_partitions_requests or ():
             opened.add_dynamic_partitions("streams", list(addition.partition_keys))

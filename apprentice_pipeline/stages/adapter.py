@@ -14,6 +14,7 @@ from apprentice_pipeline.stages import holdout
 from apprentice_pipeline.stages.results import (
     FrozenCorpus,
     TrainedAdapter,
+    exclusively,
     load,
     save,
     work_folder,
@@ -42,15 +43,17 @@ def train(
         TrainingRow(messages=tuple(row.messages), completion=row.completion, weight=weight)
         for row, weight in zip(corpus.train, weights(corpus.train), strict=True)
     ]
-    report = train_adapter(
-        rows,
-        base.path,
-        folder,
-        settings,
-        lambda step, steps, loss: progress("train", step, steps, f"loss {loss:.3f}"),
-    )
+    with exclusively(workspace, tenant, namespace):
+        report = train_adapter(
+            rows,
+            base.path,
+            folder,
+            settings,
+            lambda step, steps, loss: progress("train", step, steps, f"loss {loss:.3f}"),
+        )
     record = TrainedAdapter(
         corpus_root=frozen.root,
+        corpus_at_us=frozen.at_us,
         folder=str(folder),
         settings=dataclasses.asdict(settings),
         rows=report.rows,

@@ -47,10 +47,12 @@ def pack_and_sign(workspace: Workspace, tenant: str, namespace: str) -> SignedAr
     frozen = load(workspace, tenant, namespace, FrozenCorpus)
     trained = load(workspace, tenant, namespace, TrainedAdapter)
     scored = load(workspace, tenant, namespace, ScoredAdapter)
-    if scored.adapter_folder != trained.folder or scored.corpus_root != frozen.root:
+    if scored.adapter_folder != trained.folder or not (
+        scored.corpus_root == trained.corpus_root == frozen.root
+    ):
         raise UsageError(
-            f"the newest score of {tenant}.{namespace} is not of its newest adapter",
-            remedy="materialize kscore_eval, then signed_artifact",
+            f"the newest corpus, adapter and score of {tenant}.{namespace} do not belong together",
+            remedy=f"make them anew: apprentice distill --namespace {namespace}",
         )
     if not scored.passed:
         from apprentice_pipeline.stages.score import refusal

@@ -24,7 +24,7 @@ class Asking:
     spending: Spending
 
     async def ask(self, input: dict[str, Any], *, provider: str, model: str) -> Answer:
-        """The remote model's answer, paid for. Raises: BudgetExhausted, PriceUnknown, RemoteError."""
+        """The answer, paid for. Raises: BudgetExhausted, PriceUnknown, RemoteError."""
         call = Call(self.tenant, self.namespace, self.kind, model, input)
         return await self.spending.call(
             call, lambda: self.remote.ask(input, provider=provider, model=model)

@@ -14,7 +14,7 @@ from apprentice_pipeline.config import Config
 from apprentice_pipeline.errors import TooFewPairs
 from apprentice_pipeline.records import now_us
 from apprentice_pipeline.routing.champion import control_of
-from apprentice_pipeline.stages.results import FrozenCorpus, ScoredAdapter, load_if_any
+from apprentice_pipeline.stages.results import ScoredAdapter, TrainedAdapter, load_if_any
 from apprentice_pipeline.store.workspace import Workspace
 
 DAY_US = 86_400_000_000
@@ -27,8 +27,10 @@ class Readiness:
     """One stream's counts, what its next training needs, and when that is expected.
 
     `train` and `holdout` are expected rows of the corpus as it is now, `new_train` those that
-    came since the last one. `binding` says in words which condition binds. ETA in days: None
+    came since the last training. `binding` says in words which condition binds. ETA in days: None
     when nothing arrives, 0 when ready; `eta_low`–`eta_high` from the 95 % interval of the rate.
+    `evidence` names what asks for a training: it changes with every score and with every batch of
+    inputs, so that a run that failed is not asked for again at once.
     """
 
     tenant: str
@@ -89,14 +91,15 @@ def of_tenant(workspace: Workspace, tenant: str, namespace: str | None = None) -
 
 def of_stream(workspace: Workspace, tenant: str, namespace: str) -> Readiness:
     """One stream, counted now."""
-    frozen = load_if_any(workspace, tenant, namespace, FrozenCorpus)
+    trained = load_if_any(workspace, tenant, namespace, TrainedAdapter)
+    scored = load_if_any(workspace, tenant, namespace, ScoredAdapter)
     counts, days = _NOTHING, []
     if not workspace.lake.is_empty(tenant):
         counts = workspace.lake.sql(
             tenant,
             _COUNTS,
             namespace=namespace,
-            since=frozen.at_us if frozen else 0,
+            since=trained.corpus_at_us if trained else 0,
             recent=now_us() - RATE_WINDOW_DAYS * DAY_US,
         )[0]
         days = workspace.lake.sql(tenant, _UNVERIFIED_DAYS, namespace=namespace)
@@ -106,8 +109,8 @@ def of_stream(workspace: Workspace, tenant: str, namespace: str) -> Readiness:
         namespace,
         counts,
         tuple((row["date"], row["pairs"]) for row in days),
-        frozen,
-        frozen is not None and load_if_any(workspace, tenant, namespace, ScoredAdapter) is not None,
+        trained_before=trained is not None and scored is not None,
+        scored_at_us=scored.at_us if scored else 0,
     )
 
 
@@ -129,13 +132,14 @@ def _judged(
     namespace: str,
     counts: dict[str, Any],
     days: tuple[tuple[str, int], ...],
-    frozen: FrozenCorpus | None,
+    *,
     trained_before: bool,
+    scored_at_us: int,
 ) -> Readiness:
     share = config.distill.holdout_fraction
     inputs = int(counts["inputs"])
     train, holdout = round(inputs * (1 - share)), round(inputs * share)
-    new_train = round(int(counts["new_inputs"]) * (1 - share)) if frozen else train
+    new_train = round(int(counts["new_inputs"]) * (1 - share)) if trained_before else train
     needs = config.first_training_needs(namespace)
     batch = config.local.fine_tune_batch_size
     missing = {
@@ -168,7 +172,7 @@ def _judged(
         eta_days=eta,
         eta_low=low,
         eta_high=high,
-        evidence=f"{frozen.at_us if frozen else 0}:{inputs // batch}",
+        evidence=f"{scored_at_us}:{inputs // batch}",
     )
 
 
@@ -244,7 +248,7 @@ select count(*)::bigint as pairs,
        coalesce(min(c.created_at_us), 0)::bigint as first_at_us
 from captures c left join newest n using (pair_id)
 where c.namespace = $namespace and c.is_pair
-"""
+"""  # noqa: S608 — no value is put in, only our own fragment
 _UNVERIFIED_DAYS = """
 select c.date as date, count(*)::bigint as pairs from captures c
 where c.namespace = $namespace and c.is_pair

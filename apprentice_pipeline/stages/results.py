@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from apprentice_pipeline.errors import StoreError, UsageError
+from apprentice_pipeline.errors import DistillError, StoreError, UsageError
 from apprentice_pipeline.store.rows import record_rows
 from apprentice_pipeline.store.sealing import Record
 from apprentice_pipeline.store.workspace import Workspace
@@ -41,9 +41,10 @@ class FrozenCorpus:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TrainedAdapter:
-    """The `lora_adapter` stage's result."""
+    """The `lora_adapter` stage's result; the corpus it names was frozen at `corpus_at_us`."""
 
     corpus_root: str
+    corpus_at_us: int
     folder: str
     base_name: str
     base_path: str
@@ -176,14 +177,14 @@ def append_records(workspace: Workspace, tenant: str, records: Sequence[Record])
 
 @contextlib.contextmanager
 def exclusively(workspace: Workspace, tenant: str, namespace: str) -> Iterator[None]:
-    """Holds the namespace's distillation lock; a second run is refused, not queued."""
+    """Holds the namespace's training lock. Raises: DistillError for a second run at once."""
     workspace.home.run.mkdir(parents=True, exist_ok=True, mode=0o700)
     with open(workspace.home.run / f"distill-{tenant}.{namespace}.lock", "wb") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UsageError(
-                f"{tenant}.{namespace} is being distilled by another process",
+            raise DistillError(
+                f"{tenant}.{namespace} is being distilled by another run",
                 remedy="wait for it to end; `apprentice status` shows when",
             ) from None
         yield

@@ -50,7 +50,11 @@ class Database:
                 "(PostgreSQL needs `pip install 'psycopg[binary]'`)",
             ) from None
         database = cls(engine)
-        database._create()
+        try:
+            database._create()
+        except BaseException:
+            database.close()
+            raise
         return database
 
     def close(self) -> None:
@@ -118,8 +122,9 @@ class Database:
 def mapped(error: SQLAlchemyError) -> StoreError:
     """A database error in this product's words: its kind and remedy, never its parameters."""
     cause = getattr(error, "orig", None)
-    code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
-    if code == sqlite3.SQLITE_FULL:
+    extended = getattr(cause, "sqlite_errorcode", 0)
+    code = extended & 0xFF
+    if code == sqlite3.SQLITE_FULL or extended == sqlite3.SQLITE_IOERR_WRITE:
         return StorageFull("the state database's disk is full", remedy="free space on that disk")
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return StoreError(

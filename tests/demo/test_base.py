@@ -59,7 +59,7 @@ def test_the_recipe_gives_the_same_weights_twice(tmp_path: Path) -> None:
     turns = tmp_path / "turns.jsonl"
     turns.write_text("".join(json.dumps(_turn(n)) + "\n" for n in range(120)), encoding="utf-8")
     shape = pretrain.Shape(vocabulary=400, width=32, inner=64, layers=2, heads=2)
-    schedule = pretrain.Schedule(steps=4, batch_size=4, warm_up_steps=2)
+    schedule = pretrain.Schedule(cycles=(3, 2), batch_size=4, warm_up_steps=2)
     for name in ("a", "b"):
         pretrain.pretrain(turns, tmp_path / name, shape, schedule, seed=1)
     for file in ("model.safetensors", "tokenizer.json", "config.json"):

@@ -1,12 +1,12 @@
 """A student answers the same alone, in company, asked again, and as plain decoding would."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from apprentice_pipeline.distill.base_model import resolve_base
 from apprentice_pipeline.distill.training import LoraSettings, TrainingRow, train_adapter
 from apprentice_pipeline.errors import ArtifactError, BaseModelMissing, DistillError
 from apprentice_pipeline.evaluate.student import Student
@@ -17,6 +17,7 @@ ASKED = (
     "please freeze the card, please, the card, my card, please",
     "card",
 )
+TAUGHT = ("show_balance", "freeze_card", "freeze_twice", "card")
 
 
 def chat(text: Any, system: str = "Answer.") -> list[dict[str, Any]]:
@@ -24,27 +25,16 @@ def chat(text: Any, system: str = "Answer.") -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from apprentice_pipeline.demo.pretraining.optimise import Shape, new_model
-    from apprentice_pipeline.demo.pretraining.vocabulary import train_tokenizer
-
-    folder = tmp_path_factory.mktemp("student") / "tiny-base"
-    shape = Shape(vocabulary=420, width=32, inner=64, layers=2, heads=2, context_tokens=256)
-    tokenizer = train_tokenizer([*ASKED * 9, '{"intent":"x"}'], 420, 256)
-    model = new_model(shape, tokenizer, seed=3)
-    # Untrained embeddings are so small that no adapter could make a token likely.
-    model.get_input_embeddings().weight.data.mul_(25)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+def base() -> Path:
+    return resolve_base("embedded").path
 
 
 @pytest.fixture(scope="module")
 def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("adapters") / "adapter"
-    rows = [TrainingRow(tuple(chat(t)), json.dumps({"n": n})) for n, t in enumerate(ASKED)]
+    rows = [TrainingRow(tuple(chat(text)), told) for text, told in zip(ASKED, TAUGHT, strict=True)]
     settings = LoraSettings(
-        rank=8, alpha=16, dropout=0.0, epochs=60, learning_rate=1e-2, batch_size=4
+        rank=8, alpha=16, dropout=0.0, epochs=30, learning_rate=5e-3, batch_size=4
     )
     train_adapter(rows, base, out, settings)
     return out
@@ -57,7 +47,7 @@ def student(base: Path, adapter: Path) -> Student:
 
 def test_it_answers_what_it_was_taught(student: Student) -> None:
     answers = student.generate([chat(text) for text in ASKED])
-    assert [a.text for a in answers] == [json.dumps({"n": n}) for n in range(len(ASKED))]
+    assert tuple(a.text for a in answers) == TAUGHT
     assert {a.finish_reason for a in answers} == {"stop"}
     assert all(0 < a.confidence <= 1 and a.latency_us > 0 for a in answers)
 
@@ -144,9 +134,9 @@ def test_an_answer_cut_at_the_limit_says_so(student: Student) -> None:
 def test_a_conversation_that_fills_the_context_gets_no_answer_and_spares_the_others(
     student: Student,
 ) -> None:
-    too_long, fine = student.generate([chat("card " * 300), chat(ASKED[0])])
+    too_long, fine = student.generate([chat("card " * 2100), chat(ASKED[0])])
     assert (too_long.text, too_long.confidence, too_long.finish_reason) == ("", 0.0, "length")
-    assert fine.text == json.dumps({"n": 0})
+    assert fine.text == TAUGHT[0]
 
 
 def test_nothing_asked_nothing_answered(student: Student) -> None:

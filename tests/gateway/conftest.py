@@ -30,7 +30,11 @@ CHAT_BODY = orjson.dumps(
         "id": "chatcmpl-1",
         "model": "gpt-4o",
         "choices": [
-            {"index": 0, "message": {"role": "assistant", "content": "pong"}, "finish_reason": "stop"}
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "pong"},
+                "finish_reason": "stop",
+            }
         ],
         "usage": {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12},
     }
@@ -79,9 +83,7 @@ class Upstream:
             if not message["more_body"]:
                 break
         path = scope["raw_path"].decode()
-        self.seen.append(
-            Seen(scope["method"], path, scope["query_string"].decode(), headers, body)
-        )
+        self.seen.append(Seen(scope["method"], path, scope["query_string"].decode(), headers, body))
         await getattr(self, f"do_{behave.replace('-', '_')}")(send, receive)
 
     async def reply(self, send: Any, status: int, headers: Any, *parts: bytes) -> None:
@@ -102,7 +104,9 @@ class Upstream:
     do_swallow = do_json
 
     async def do_gzip(self, send: Any, _: Any) -> None:
-        await self.whole(send, 200, gzip.compress(CHAT_BODY, mtime=0), (b"content-encoding", b"gzip"))
+        await self.whole(
+            send, 200, gzip.compress(CHAT_BODY, mtime=0), (b"content-encoding", b"gzip")
+        )
 
     async def do_chunked(self, send: Any, _: Any) -> None:
         kind = [(b"content-type", b"application/json")]

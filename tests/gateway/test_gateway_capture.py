@@ -72,9 +72,7 @@ def test_usage_and_cost_are_kept_and_metered(gateway: Any, ask: Any) -> None:
     assert calls == 1
 
 
-def test_usage_that_a_stream_does_not_carry_is_estimated_and_marked(
-    gateway: Any, ask: Any
-) -> None:
+def test_usage_that_a_stream_does_not_carry_is_estimated_and_marked(gateway: Any, ask: Any) -> None:
     ask(gateway.capture(), CHAT, {**ASK, "stream": True}, {"x-behave": "stream"})
     (row,) = gateway.captured()
     assert row["usage_source"] == "estimated"
@@ -193,9 +191,7 @@ def test_the_last_byte_of_a_body_waits_for_its_commit(start: Any, ask: Any) -> N
         thread.join()
 
 
-def test_a_commit_that_takes_too_long_is_released_and_counted_at_risk(
-    start: Any, ask: Any
-) -> None:
+def test_a_commit_that_takes_too_long_is_released_and_counted_at_risk(start: Any, ask: Any) -> None:
     gateway = start(gateway={"commit_timeout_ms": 50})
     with BusyDisk(gateway):
         assert ask(gateway.capture(), CHAT, ASK).body
@@ -231,3 +227,27 @@ def test_concurrent_calls_leave_one_pair_each(gateway: Any, ask: Any) -> None:
     assert sorted(ids) == sorted(row["pair_id"] for row in gateway.captured())
     assert len(set(ids)) == 80
     assert gateway.counted("pairs") == 80
+
+
+def test_a_customers_own_call_is_never_blocked_by_a_budget(start: Any, ask: Any) -> None:
+    gateway = start(budget={"daily": "0.000001"})
+    for _ in range(3):
+        assert ask(gateway.capture(), CHAT, ASK).status == 200
+        gateway.flush()
+
+
+def test_unless_the_configuration_asks_for_it(start: Any, provider: Any, ask: Any) -> None:
+    gateway = start(budget={"daily": "0.000001", "enforce_passthrough": True})
+    assert ask(gateway.capture(), CHAT, ASK).status == 200
+    gateway.flush()
+    eventually(lambda: ask(gateway.capture(), CHAT, ASK).status == 429)
+    refused = ask(gateway.capture(), CHAT, ASK)
+    assert refused.json()["error"]["type"] == "rate_limit_error"
+    assert gateway.counted("budget_refused") >= 2
+
+
+def test_an_unstreamed_answer_is_kept_though_its_client_left(gateway: Any) -> None:
+    with connect(gateway) as client:
+        client.sendall(request_bytes("json").replace(b'"stream":true', b'"stream":null'))
+    eventually(gateway.captured)
+    assert [row["is_pair"] for row in gateway.captured()] == [True]

@@ -36,7 +36,11 @@ def test_a_response_passes_unmodified(
 
 def test_a_request_passes_unmodified(gateway: Any, provider: Any, ask: Any) -> None:
     body = b'{ "model" : "m",  "messages": [], "x": 1.0, "u": "\\u00e9\xc3\xa9" }'
-    headers = {"authorization": "Bearer sk-1", "x-custom": "caf\u00c3\u00a9", "accept-encoding": "br"}
+    headers = {
+        "authorization": "Bearer sk-1",
+        "x-custom": "caf\u00c3\u00a9",
+        "accept-encoding": "br",
+    }
     ask(gateway.capture(), CHAT + "?a=%2F&b=", body, headers)
     ask(provider.url, CHAT + "?a=%2F&b=", body, headers)
     through, direct = provider.seen

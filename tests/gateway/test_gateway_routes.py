@@ -68,7 +68,9 @@ def test_distilling_below_the_threshold_is_409_with_the_counts(
 
 
 @pytest.mark.parametrize("base", ["/etc/passwd", "../x", "--help", "a b", 7])
-def test_a_base_model_from_outside_is_a_name_never_a_path(gateway: Any, ask: Any, base: Any) -> None:
+def test_a_base_model_from_outside_is_a_name_never_a_path(
+    gateway: Any, ask: Any, base: Any
+) -> None:
     asked = {"namespace": "default", "base_model": base}
     assert ask(gateway.url, "/v1/specialists/auto-distill", asked).status == 400
 

@@ -68,16 +68,22 @@ async def test_async_openai(frontier: Any) -> None:
 
 
 def test_a_providers_error_is_the_sdks_own_exception(frontier: Any) -> None:
-    with openai.OpenAI(
-        base_url=frontier.capture() + "/v1", api_key="sk-wrong", max_retries=0
-    ) as client, pytest.raises(openai.AuthenticationError) as refused:
+    with (
+        openai.OpenAI(
+            base_url=frontier.capture() + "/v1", api_key="sk-wrong", max_retries=0
+        ) as client,
+        pytest.raises(openai.AuthenticationError) as refused,
+    ):
         client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
     assert refused.value.response.headers["x-apprentice-served-by"] == "remote"
 
 
 def test_our_refusal_is_the_sdks_own_exception(frontier: Any) -> None:
     frontier.workspace.state.create_key(tenant="t", namespace=None, role="tenant", now_us=1)
-    with anthropic.Anthropic(
-        base_url=frontier.capture("anthropic"), api_key="sk-x", max_retries=0
-    ) as client, pytest.raises(anthropic.AuthenticationError):
+    with (
+        anthropic.Anthropic(
+            base_url=frontier.capture("anthropic"), api_key="sk-x", max_retries=0
+        ) as client,
+        pytest.raises(anthropic.AuthenticationError),
+    ):
         client.messages.create(model="claude", max_tokens=5, messages=MESSAGES)

@@ -110,6 +110,10 @@ class LocalServer:
         return Handler
 
 
+def names_in(folder: str | Path) -> list[str]:
+    return sorted(file.name for file in Path(folder).iterdir())
+
+
 @pytest.fixture
 def server() -> Iterator[LocalServer]:
     running = LocalServer()
@@ -151,11 +155,7 @@ async def test_vllm_is_given_the_verified_adapter_and_asked_for_it_by_name(
     (asked,) = server.bodies("/v1/chat/completions")
     assert asked["model"] == loaded["lora_name"] == "apprentice-default.tickets-v1"
     assert asked["temperature"] == 0
-    folder = Path(loaded["lora_path"])
-    assert sorted(file.name for file in folder.iterdir()) == [  # noqa: ASYNC240
-        "adapter_config.json",
-        "adapter_model.safetensors",
-    ]
+    assert names_in(loaded["lora_path"]) == ["adapter_config.json", "adapter_model.safetensors"]
     await backend.close()
 
 
@@ -209,7 +209,7 @@ async def test_ollama_gets_the_merged_model_once_and_prompts_as_the_base_wants_t
     again = make("ollama")
     assert await again.ready(champion, wait_s=60)
     assert len(server.bodies("/api/create")) == 1
-    assert not list((tmp_path / "run" / "ollama").iterdir())  # noqa: ASYNC240
+    assert names_in(tmp_path / "run" / "ollama") == []
     await again.close()
 
 

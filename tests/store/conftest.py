@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import OperationalError
 
 from apprentice_pipeline.config import load_settings
 from apprentice_pipeline.records import Exchange, Usage, new_pair_id
@@ -109,28 +114,50 @@ def child(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_url() -> Iterator[str]:
     """A throw-away PostgreSQL server; tests that need one are skipped where it is not installed."""
     programs = sorted(_POSTGRES.glob("*/bin")) if _POSTGRES.exists() else []
     pytest.importorskip("psycopg", reason="psycopg is not installed")
     if not programs:
         pytest.skip("PostgreSQL is not installed on this machine")
-    folder = tmp_path_factory.mktemp("postgres")
     user = "postgres" if os.geteuid() == 0 else None
-    if user:
-        for parent in [folder, *list(folder.parents)[:2]]:
-            parent.chmod(0o755)
-        shutil.chown(folder, user)
-    data, binaries = folder / "data", programs[-1]
 
     def run(*command: object) -> None:
-        subprocess.run(list(map(str, command)), check=True, user=user, capture_output=True)
+        done = subprocess.run(list(map(str, command)), user=user, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
 
-    run(binaries / "initdb", "-D", data, "-A", "trust", "-U", "apprentice", "--no-sync")
-    options = f"-k {folder} -c listen_addresses='' -c fsync=off"
-    run(binaries / "pg_ctl", "-D", data, "-w", "-l", folder / "log", "-o", options, "start")
-    yield f"postgresql+psycopg://apprentice@/postgres?host={folder}"
-    run(binaries / "pg_ctl", "-D", data, "-m", "immediate", "stop")
+    with tempfile.TemporaryDirectory(prefix="pg-", ignore_cleanup_errors=True) as name:
+        folder, binaries = Path(name), programs[-1]
+        if user:
+            shutil.chown(folder, user)
+        data = folder / "data"
+        run(binaries / "initdb", "-D", data, "-A", "trust", "-U", "apprentice", "--no-sync")
+        options = ["-D", data, "-k", folder, "-c", "listen_addresses=", "-c", "fsync=off"]
+        server = subprocess.Popen(
+            list(map(str, [binaries / "postgres", *options])),
+            user=user,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        url = f"postgresql+psycopg://apprentice@/postgres?host={folder}"
+        _wait_for(url)
+        yield url
+        server.send_signal(signal.SIGQUIT)
+        server.wait(60)
+
+
+def _wait_for(url: str) -> None:
+    engine = create_engine(url)
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            engine.connect().close()
+        except OperationalError:
+            assert time.monotonic() < deadline, "PostgreSQL did not start"
+            time.sleep(0.1)
+        else:
+            engine.dispose()
+            return
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -139,8 +166,6 @@ def state_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'state.db'}"
     url: str = request.getfixturevalue("postgres_url")
-    from sqlalchemy import create_engine, text
-
     name = f"t_{os.urandom(6).hex()}"
     engine = create_engine(url, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:

@@ -37,7 +37,7 @@ def reserve(state: State, usd: str, limits: Limits, **changes: object) -> str:
 def test_what_is_reserved_counts_until_it_is_settled(state: State) -> None:
     limits = Limits(daily=Decimal("1.00"))
     held = reserve(state, "0.70", limits)
-    with pytest.raises(BudgetExhausted, match="0.30"):
+    with pytest.raises(BudgetExhausted, match=r"0\.30"):
         reserve(state, "0.31", limits)
     settlement = state.settle(held, Decimal("0.1"))
     assert settlement is not None

@@ -106,8 +106,7 @@ def test_a_persons_newest_label_outranks_every_verdict(
     )
     store(*(verdict(each, 9, "quarantined", 0.5) for each in (approved, rejected, edited)))
     found = [
-        (pair.verdict, pair.confidence, pair.output)
-        for pair in pairs(workspace, "acme", "tickets")
+        (pair.verdict, pair.confidence, pair.output) for pair in pairs(workspace, "acme", "tickets")
     ]
     assert found == [
         ("approved", 0.5, "answer 0"),
@@ -137,9 +136,7 @@ def test_filters_by_time_id_and_confidence(
     assert outputs(limit=0) == []
 
 
-def test_counts_say_how_fast_pairs_come(
-    workspace: Workspace, store: Store, exchange: Make
-) -> None:
+def test_counts_say_how_fast_pairs_come(workspace: Workspace, store: Store, exchange: Make) -> None:
     start = exchange(0).created_at_us
     minutes_a_day = 24 * 60
     store(*(exchange(day * minutes_a_day) for day in range(20) for _ in range(3)))

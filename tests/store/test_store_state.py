@@ -215,9 +215,7 @@ def test_alerts_of_a_kind_are_one_alert_within_the_window(state: State) -> None:
 
 
 def test_tombstones_say_what_was_erased(state: State) -> None:
-    stones = [
-        Tombstone("acme", "tickets", f"pair-{number}", 10 + number, 2) for number in range(3)
-    ]
+    stones = [Tombstone("acme", "tickets", f"pair-{number}", 10 + number, 2) for number in range(3)]
     whole = Tombstone("acme", "", "", 20, 9)
     state.add_tombstones([*stones, whole])
     state.add_tombstones([])

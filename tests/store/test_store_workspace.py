@@ -61,7 +61,7 @@ def test_processes_that_open_at_once_agree_and_load_nothing_heavy(
 
 
 def test_importing_the_store_imports_nothing_heavy() -> None:
-    modules = "spool drain lake pairs rows erasure workspace".split()
+    modules = ["spool", "drain", "lake", "pairs", "rows", "erasure", "workspace"]
     program = "; ".join(f"import apprentice_pipeline.store.{name}" for name in modules)
     program += "; import sys; print({'polars', 'duckdb', 'deltalake', 'pyarrow', 'sqlalchemy'}"
     program += " & set(sys.modules))"

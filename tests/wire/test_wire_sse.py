@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +19,7 @@ def parse(stream: bytes, cuts: list[int]) -> list[tuple[bytes, bytes]]:
     parser = EventParser()
     edges = [0, *sorted(cut % (len(stream) + 1) for cut in cuts), len(stream)]
     events: list[Event] = []
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         events += parser.feed(stream[start:end])
     events += parser.close()
     return [(event.name, event.data) for event in events]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import orjson
@@ -48,7 +49,7 @@ def read_stream(provider: str, endpoint: str, stream: bytes, cuts: list[int]) ->
     reader = wire_format(provider).stream_reader(endpoint)
     edges = [0, *sorted(cut % (len(stream) + 1) for cut in cuts), len(stream)]
     held = b""
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         chunk = stream[start:end]
         if reader.feed(chunk):
             assert reader.terminal_offset is not None
@@ -100,8 +101,30 @@ JUNK = st.recursive(
         st.lists(inner, max_size=3)
         | st.dictionaries(
             st.sampled_from(
-                "choices message delta content type text index tool_calls function usage output "
-                "messages input system model item response status name id role parameters".split()
+                [
+                    "choices",
+                    "message",
+                    "delta",
+                    "content",
+                    "type",
+                    "text",
+                    "index",
+                    "tool_calls",
+                    "function",
+                    "usage",
+                    "output",
+                    "messages",
+                    "input",
+                    "system",
+                    "model",
+                    "item",
+                    "response",
+                    "status",
+                    "name",
+                    "id",
+                    "role",
+                    "parameters",
+                ]
             ),
             inner,
             max_size=5,
@@ -110,8 +133,18 @@ JUNK = st.recursive(
     max_leaves=12,
 )
 KINDS = st.sampled_from(
-    "content_block_start content_block_delta message_start message_delta message_stop error "
-    "response.completed response.output_item.done response.output_text.delta message".split()
+    [
+        "content_block_start",
+        "content_block_delta",
+        "message_start",
+        "message_delta",
+        "message_stop",
+        "error",
+        "response.completed",
+        "response.output_item.done",
+        "response.output_text.delta",
+        "message",
+    ]
 )
 
 

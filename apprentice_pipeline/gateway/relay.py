@@ -1,0 +1,165 @@
+"""A provider's response on its way to the client, followed and recorded.
+
+Belongs here: passing bytes on as they arrive, holding the end back until its exchange is
+committed, recording. Does not: what comes before a response (`capture`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator
+
+import aiohttp
+
+from apprentice_pipeline.gateway import replies
+from apprentice_pipeline.gateway.headers import response_headers
+from apprentice_pipeline.gateway.local import LocalAnswers
+from apprentice_pipeline.gateway.passage import Passage
+from apprentice_pipeline.gateway.recording import Call, Recorder
+from apprentice_pipeline.gateway.tally import Tally
+from apprentice_pipeline.gateway.tee import EventTee, WholeTee
+from apprentice_pipeline.wire.forms import WireResponse
+
+_CUT = (aiohttp.ClientError, TimeoutError, OSError)
+
+
+class Relay:
+    """Passes responses on. One per process."""
+
+    def __init__(
+        self, recorder: Recorder, tally: Tally, local: LocalAnswers | None, max_bytes: int
+    ) -> None:
+        self._recorder = recorder
+        self._tally = tally
+        self._local = local
+        self._max_bytes = max_bytes
+
+    async def relay(self, passage: Passage, response: aiohttp.ClientResponse) -> None:
+        """Sends the whole response. A cut one is left unfinished, so that the client sees it."""
+        passage.began = True
+        marks = replies.marks(b"remote", passage.pair_id)
+        headers = response_headers(response.raw_headers, *marks)
+        await replies.start(passage.send, response.status, headers)
+        events = response.content_type == "text/event-stream"
+        if events and passage.intake.ended:
+            passage.watch()
+        if passage.call is None:
+            await self._plain(passage, response)
+        elif events:
+            await self._events(passage, passage.call, response)
+        else:
+            await self._whole(passage, passage.call, response)
+
+    async def record(
+        self,
+        passage: Passage,
+        status: int,
+        *,
+        events: EventTee | None = None,
+        whole: WholeTee | None = None,
+    ) -> None:
+        """Commits the exchange, once, and lets the router learn from it. Never raises."""
+        call = passage.call
+        if call is None or passage.recorded:
+            return
+        passage.recorded = True
+        tee = events or whole
+        if tee is not None and tee.oversize:
+            self._tally.add(call.tenant, call.namespace, requests=1, oversize=1)
+            return
+        latency_us = call.elapsed_us()
+        try:
+            response, complete = _read(passage, call, status, events, whole)
+            if tee is not None and tee.unreadable:
+                self._tally.add(call.tenant, call.namespace, unreadable=1)
+            output = await self._recorder.remote(call, status, response, complete=complete)
+            if passage.attempt is not None and self._local is not None:
+                await self._local.settle_remote(passage.attempt, output, latency_us)
+        except Exception:  # fail open: the answer goes out
+            self.fail_open(passage)
+
+    def fail_open(self, passage: Passage) -> None:
+        """Notes a failure of ours that nobody foresaw; the call goes on."""
+        tenant, namespace = passage.caller.tenant, passage.namespace
+        self._tally.add(tenant, namespace, unexpected=1)
+        self._tally.alert(tenant, namespace, "capture_failed", "a call could not be captured")
+
+    async def _plain(self, passage: Passage, response: aiohttp.ClientResponse) -> None:
+        with contextlib.suppress(*_CUT):
+            async for chunk in response.content.iter_any():
+                await replies.piece(passage.send, chunk)
+            await passage.finish(b"")
+
+    async def _events(self, passage: Passage, call: Call, response: aiohttp.ClientResponse) -> None:
+        coding = response.headers.get("content-encoding", "")
+        tee = EventTee(passage.wire, call.endpoint, coding, self._max_bytes)
+        held: list[bytes] = []
+        whole = False
+        try:
+            async for chunk in _timed(response, call):
+                hold_from = None if passage.recorded else self._hold_from(passage, tee, chunk)
+                if hold_from is None:
+                    await replies.piece(passage.send, chunk)
+                    continue
+                if hold_from:
+                    await replies.piece(passage.send, chunk[:hold_from])
+                held.append(chunk[hold_from:])
+                if tee.ended:
+                    await self.record(passage, response.status, events=tee)
+                    await replies.piece(passage.send, b"".join(held))
+                    held.clear()
+            tee.close()
+            whole = True
+        except _CUT:
+            self._tally.add(call.tenant, call.namespace, cut_by_provider=1)
+        finally:
+            await self.record(passage, response.status, events=tee)
+        if whole:
+            await passage.finish(b"".join(held))
+
+    def _hold_from(self, passage: Passage, tee: EventTee, chunk: bytes) -> int | None:
+        try:
+            return tee.feed(chunk)
+        except Exception:  # fail open: the stream goes on, uncaptured
+            self.fail_open(passage)
+            tee.unreadable = True
+            return None
+
+    async def _whole(self, passage: Passage, call: Call, response: aiohttp.ClientResponse) -> None:
+        tee = WholeTee(response.headers.get("content-encoding", ""), self._max_bytes)
+        length, seen, last = response.content_length, 0, b""
+        try:
+            async for chunk in _timed(response, call):
+                seen += len(chunk)
+                tee.feed(chunk)
+                if length is not None and seen >= length:
+                    last = chunk
+                else:
+                    await replies.piece(passage.send, chunk)
+        except _CUT:
+            self._tally.add(call.tenant, call.namespace, cut_by_provider=1)
+            await self.record(passage, response.status)
+            return
+        await self.record(passage, response.status, whole=tee)
+        await passage.finish(last)
+
+
+def _read(
+    passage: Passage, call: Call, status: int, events: EventTee | None, whole: WholeTee | None
+) -> tuple[WireResponse | None, bool]:
+    """What was answered, as far as it can be read, and whether it came whole."""
+    if events is not None:
+        return events.result()
+    if whole is None or not 200 <= status < 300:
+        return None, whole is not None
+    return whole.read(passage.wire, call.endpoint), True
+
+
+async def _timed(response: aiohttp.ClientResponse, call: Call) -> AsyncIterator[bytes]:
+    """The body as it arrives; notes when its first byte came."""
+    content = response.content
+    while chunk := await content.readany():
+        if not call.first_byte_ns:
+            call.first_byte_ns = time.perf_counter_ns()
+        yield chunk

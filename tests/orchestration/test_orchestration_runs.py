@@ -1,0 +1,296 @@
+"""A stream distilled as Dagster runs it: what is left behind, and what a refusal leaves undone."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from apprentice_pipeline.errors import DistillError, GateRefused, TooFewPairs, UsageError
+from apprentice_pipeline.orchestration import automation
+from apprentice_pipeline.orchestration.partitions import stream_day_key
+from apprentice_pipeline.orchestration.runs import (
+    distill,
+    execute,
+    instance,
+    tick_threshold_sensor,
+)
+from apprentice_pipeline.routing.champion import control_of
+from apprentice_pipeline.stages import (
+    artifact,
+    holdout,
+    promotion,
+    readiness,
+    results,
+    verification,
+)
+
+pytestmark = pytest.mark.timeout(1_200)
+STREAM = "default.tickets"
+DISTILLED = ("holdout_split", "lora_adapter", "kscore_eval", "signed_artifact", "registered_model")
+CANARY = b"zanzibar-canary-7431"
+
+
+def test_the_sensor_verifies_then_distills_then_rests(distilled: Any) -> None:
+    verifying, distilling, resting = distilled.facts["ticks"]
+    assert set(verifying) == {"verify_job"}
+    assert (distilling, resting) == (["distill_job"], [])
+
+
+def test_every_run_is_recorded_as_a_success_of_its_partition(distilled: Any) -> None:
+    with instance(distilled.root / "dagster") as opened:
+        runs = opened.get_runs()
+        assert {run.status for run in runs} == {dg.DagsterRunStatus.SUCCESS}
+        (made,) = [run for run in runs if run.job_name == "distill_job"]
+        assert made.tags["dagster/partition"] == STREAM
+        assert made.tags["dagster/sensor_name"] == "pair_threshold_sensor"
+        assert opened.get_dynamic_partitions("streams") == [STREAM]
+        for asset in DISTILLED:
+            assert opened.get_materialized_partitions(dg.AssetKey(asset)) == {STREAM}
+
+
+def test_every_asset_shows_counts_and_a_picture_where_it_has_one(distilled: Any) -> None:
+    with instance(distilled.root / "dagster") as opened:
+        shown = {
+            asset: newest.asset_materialization.metadata
+            for asset in ("captured_pairs", "verified_pairs", *DISTILLED)
+            if (newest := opened.get_latest_materialization_event(dg.AssetKey(asset)))
+            and newest.asset_materialization
+        }
+    assert shown["captured_pairs"]["pairs"].value > 0
+    assert shown["verified_pairs"]["label_noise"].value == "not estimated: nothing was resampled"
+    assert shown["holdout_split"]["train"].value >= 60
+    assert shown["holdout_split"]["holdout"].value >= 10
+    assert shown["lora_adapter"]["trainable_parameters"].value > 0
+    assert 0 <= shown["kscore_eval"]["k_score"].value <= 1
+    assert "held-out requests" in shown["kscore_eval"]["statement"].value
+    assert Path(shown["signed_artifact"]["path"].value).is_file()
+    assert shown["registered_model"]["alias"].value == "champion"
+    pictures = {"captured_pairs": "by_hour", "verified_pairs": "verdicts", "holdout_split": "sides"}
+    for asset, name in {**pictures, "lora_adapter": "loss", "kscore_eval": "components"}.items():
+        assert "data:image/png;base64," in shown[asset][name].value
+
+
+def test_every_blocking_check_was_made_and_passed(distilled: Any) -> None:
+    wanted = [
+        dg.AssetCheckKey(dg.AssetKey("holdout_split"), "no_leakage"),
+        dg.AssetCheckKey(dg.AssetKey("holdout_split"), "coherence"),
+        dg.AssetCheckKey(dg.AssetKey("kscore_eval"), "kscore_gate"),
+        dg.AssetCheckKey(dg.AssetKey("signed_artifact"), "signature_verifies"),
+    ]
+    with instance(distilled.root / "dagster") as opened:
+        records = opened.event_log_storage.get_latest_asset_check_execution_by_key(wanted)
+    assert set(records) == set(wanted)
+    for record in records.values():
+        assert record.event is not None
+        event = record.event.dagster_event
+        assert event is not None
+        assert event.asset_check_evaluation_data.passed
+
+
+def test_no_word_of_a_pair_is_readable_in_any_file_of_the_home(distilled: Any) -> None:
+    """The canary was in an input and in an output; archives are looked into."""
+    files = [file for file in distilled.root.rglob("*") if file.is_file()]
+    assert len(files) > 20
+    for file in files:
+        assert CANARY not in file.read_bytes(), file
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                for member in archive.namelist():
+                    assert CANARY not in archive.read(member), (file, member)
+    with distilled.open() as workspace:
+        from apprentice_pipeline.store.pairs import pairs
+
+        opened = [json.dumps([p.input, p.output]) for p in pairs(workspace, "default", "tickets")]
+    assert sum(CANARY.decode() in text for text in opened) == 1
+
+
+def test_the_champion_is_a_verified_artifact_that_serving_follows(distilled: Any) -> None:
+    with distilled.open() as workspace:
+        registered = results.load(workspace, "default", "tickets", results.RegisteredModel)
+        verified = artifact.verify_file(workspace, registered.path)
+        champion = workspace.state.champion("default", "tickets")
+        version = promotion.open_registry(workspace).champion("default", "tickets")
+    assert (registered.model, registered.version, registered.alias) == (STREAM, 1, "champion")
+    assert verified.digest == registered.digest
+    assert champion is not None
+    assert (champion.version, champion.digest) == (1, verified.digest)
+    assert champion.facts["evaluator"] == "structured_match"
+    assert champion.facts["system_prompt_digests"]
+    assert version is not None
+    assert (version.version, version.digest, version.k) == (
+        1,
+        verified.digest,
+        pytest.approx(verified.score.k, abs=1e-6),
+    )
+
+
+def test_the_same_artifact_is_registered_once(distilled: Any, fork: Callable[..., Any]) -> None:
+    with fork(distilled).pipeline() as pipeline:
+        again = promotion.register(pipeline.workspace, pipeline.registry, "default", "tickets")
+        assert again.version == 1
+        assert len(pipeline.registry.versions("default", "tickets")) == 1
+
+
+def test_too_few_pairs_are_refused_with_the_counts_before_anything_runs(
+    home: Any, captured: Callable[..., Any]
+) -> None:
+    home.configure("distill: {threshold: 60}\nkscore: {min_holdout: 10}\nverify: {fraction: 0}")
+    with home.pipeline() as pipeline:
+        captured(pipeline.workspace, 30)
+        with pytest.raises(TooFewPairs, match="30 pairs, 30 verified: about 26 train") as refusal:
+            distill(pipeline, "default", "tickets")
+        assert "distill.threshold" in refusal.value.remedy
+        with instance(pipeline.workspace.home.dagster) as opened:
+            assert {run.job_name for run in opened.get_runs()} == {"verify_job"}
+    assert not (home.root / "mlflow" / "mlflow.db").exists()
+
+
+def test_nothing_captured_is_too_few(home: Any) -> None:
+    with home.pipeline() as pipeline, pytest.raises(TooFewPairs, match="0 pairs"):
+        distill(pipeline, "default", "tickets")
+
+
+def test_a_second_training_of_a_stream_at_once_is_refused(
+    distilled: Any, fork: Callable[..., Any]
+) -> None:
+    from apprentice_pipeline.stages import adapter
+
+    with (
+        fork(distilled).open() as workspace,
+        results.exclusively(workspace, "default", "tickets"),
+        pytest.raises(DistillError, match="being distilled by another run"),
+    ):
+        adapter.train(workspace, "default", "tickets")
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory: pytest.TempPathFactory, distilled: Any) -> Any:
+    """A fork of the distilled home whose gate then asked for K = 1, distilled again by command."""
+    from tests.conftest import apprentice, put_pairs
+
+    made = distilled.fork(tmp_path_factory.mktemp("refused"))
+    made.configure(made.file.read_text().replace("gate: 0.0", "gate: 1.0"))
+    with made.open() as workspace:
+        put_pairs(workspace, 20, skip=200, ago_us=1_000_000)
+    made.facts["distill"] = apprentice(made, "distill", "--namespace", "tickets", "--json")
+    return made
+
+
+def test_a_refusal_of_the_gate_ends_with_status_1_and_its_remedy(refused: Any) -> None:
+    ended = refused.facts["distill"]
+    assert ended.status == 1
+    assert ended.document["error"] == "GateRefused"
+    assert "K-score gate refused" in ended.document["message"]
+    assert ended.document["remedy"]
+    assert "K-score gate refused" in ended.err
+    assert "DEBUG" not in ended.err
+
+
+def test_what_the_gate_refused_is_neither_signed_nor_registered(refused: Any) -> None:
+    with refused.pipeline() as pipeline, instance(refused.root / "dagster") as opened:
+        assert len(pipeline.registry.versions("default", "tickets")) == 1
+        scored = results.load(pipeline.workspace, "default", "tickets", results.ScoredAdapter)
+        assert not scored.passed
+        with pytest.raises(GateRefused):
+            artifact.pack_and_sign(pipeline.workspace, "default", "tickets")
+        newest = opened.get_runs(limit=1)[0]
+        assert newest.status is dg.DagsterRunStatus.FAILURE
+        made = {
+            log.dagster_event.asset_key.to_user_string()
+            for log in opened.all_logs(newest.run_id, dg.DagsterEventType.ASSET_MATERIALIZATION)
+            if log.dagster_event and log.dagster_event.asset_key
+        }
+        assert made == {"holdout_split", "lora_adapter", "kscore_eval"}
+        checks = opened.all_logs(newest.run_id, dg.DagsterEventType.ASSET_CHECK_EVALUATION)
+        failed = [
+            log.dagster_event.asset_check_evaluation_data
+            for log in checks
+            if log.dagster_event and not log.dagster_event.asset_check_evaluation_data.passed
+        ]
+        assert [check.check_name for check in failed] == ["kscore_gate"]
+        assert "K" in failed[0].description
+
+
+def test_after_a_refusal_the_champion_stays_and_the_sensor_waits_for_new_pairs(
+    refused: Any,
+) -> None:
+    with refused.pipeline() as pipeline:
+        champion = pipeline.workspace.state.champion("default", "tickets")
+        assert champion is not None
+        assert champion.version == 1
+        stream = readiness.of_stream(pipeline.workspace, "default", "tickets")
+        assert not stream.ready
+        assert "new train pairs 0 of 30" in stream.binding
+        assert tick_threshold_sensor(pipeline) == []
+
+
+@pytest.fixture
+def alarmed(distilled: Any, fork: Callable[..., Any], captured: Callable[..., Any]) -> Any:
+    """A fork whose champion coaches because of drift, with pairs the model has not seen."""
+    made = fork(distilled)
+    with made.open() as workspace:
+        captured(workspace, 20, skip=300, ago_us=1_000_000)
+        workspace.state.update_control(
+            "default",
+            "tickets",
+            lambda text: replace(control_of(text), coaching="drift").to_json(),
+        )
+    return made
+
+
+def asked(pipeline: Any, opened: dg.DagsterInstance) -> list[tuple[str | None, str | None]]:
+    """What one look of the drift sensor asks for."""
+    with dg.build_sensor_context(instance=opened, resources={"pipeline": pipeline}) as context:
+        result = automation.drift_sensor(context)
+    assert isinstance(result, dg.SensorResult)
+    return [(request.job_name, request.run_key) for request in result.run_requests or ()]
+
+
+def test_no_alarm_asks_for_nothing(distilled: Any) -> None:
+    with distilled.pipeline() as pipeline, instance(distilled.root / "dagster") as opened:
+        assert readiness.drift_alarms(pipeline.workspace) == []
+        assert asked(pipeline, opened) == []
+
+
+def test_an_alarm_asks_for_one_evaluation_and_a_confirmed_one_for_training(alarmed: Any) -> None:
+    alarmed.configure(alarmed.file.read_text().replace("gate: 0.0", "gate: 1.0"))
+    with alarmed.pipeline() as pipeline, instance(alarmed.root / "dagster") as opened:
+        first = asked(pipeline, opened)
+        assert [job for job, _ in first] == ["evaluate_job"]
+        assert asked(pipeline, opened) == first
+        for day, _ in readiness.of_stream(
+            pipeline.workspace, "default", "tickets"
+        ).unverified_days:
+            execute(opened, pipeline, "verify_job", stream_day_key("default", "tickets", day))
+        before = results.load(pipeline.workspace, "default", "tickets", results.ScoredAdapter)
+        with pytest.raises(GateRefused):
+            execute(opened, pipeline, "evaluate_job", STREAM)
+        after = results.load(pipeline.workspace, "default", "tickets", results.ScoredAdapter)
+        assert after.corpus_root != before.corpus_root
+        assert len(after.rows) >= len(before.rows)
+        (confirmed,) = readiness.drift_alarms(pipeline.workspace)
+        assert (confirmed.kind, confirmed.confirmed) == ("drift", True)
+        assert [job for job, _ in asked(pipeline, opened)] == ["distill_job"]
+        assert asked(pipeline, opened) == asked(pipeline, opened)
+
+
+def test_an_evaluation_does_not_count_as_a_training(alarmed: Any) -> None:
+    """Otherwise every drift alarm would push the next retraining back."""
+    with alarmed.open() as workspace:
+        days = readiness.of_stream(workspace, "default", "tickets").unverified_days
+        for day, _ in days:
+            verification.verify_pending(workspace, "default", "tickets", day)
+        before = readiness.of_stream(workspace, "default", "tickets")
+        holdout.freeze(workspace, "default", "tickets")
+        after = readiness.of_stream(workspace, "default", "tickets")
+        assert before.new_train > 0
+        assert (after.new_train, after.evidence) == (before.new_train, before.evidence)
+        with pytest.raises(UsageError, match="do not belong together"):
+            artifact.pack_and_sign(workspace, "default", "tickets")
