@@ -127,16 +127,26 @@ class Vault:
         self._store.delete_wrapped_keys(tenant)
         self._data_keys.pop(tenant, None)
 
+    def refresh(self, tenant: str) -> None:
+        """Reads the tenant's keys again, so that an erasure by another process is seen here.
+
+        When the store fails, its error is raised and the keys at hand stay in use.
+        """
+        if tenant in self._data_keys and not self._load(tenant):
+            self._data_keys.pop(tenant, None)
+
     def _current(self, tenant: str) -> tuple[int, bytes]:
-        keys = self._data_keys.get(tenant) or self._load(tenant) or self._create(tenant)
+        keys = self._keys(tenant)
         version = max(keys)
         return version, keys[version]
 
     def _first(self, tenant: str) -> tuple[int, bytes]:
-        self._current(tenant)
-        keys = self._data_keys[tenant]
+        keys = self._keys(tenant)
         version = min(keys)
         return version, keys[version]
+
+    def _keys(self, tenant: str) -> dict[int, bytes]:
+        return self._data_keys.get(tenant) or self._load(tenant) or self._create(tenant)
 
     def _key(self, tenant: str, version: int) -> bytes:
         key = self._data_keys.get(tenant, {}).get(version) or self._load(tenant).get(version)

@@ -111,7 +111,7 @@ def _replace_everywhere(database: Path, old: str, new: str) -> None:
                 name = column[1]
                 connection.execute(
                     f'update "{table}" set "{name}" = replace("{name}", ?, ?) '
-                    f"where typeof(\"{name}\") = 'text' and instr(\"{name}\", ?)",
+                    f'where typeof("{name}") = \'text\' and instr("{name}", ?)',
                     (old, new, old),
                 )
 
@@ -200,9 +200,7 @@ def distilled(tmp_path_factory: pytest.TempPathFactory) -> HomeFolder:
 
 
 @pytest.fixture(scope="session")
-def redistilled(
-    distilled: HomeFolder, tmp_path_factory: pytest.TempPathFactory
-) -> HomeFolder:
+def redistilled(distilled: HomeFolder, tmp_path_factory: pytest.TempPathFactory) -> HomeFolder:
     """`distilled` with more pairs and a second version, made by `apprentice distill`. Read only.
 
     `facts["distill"]`: what the command printed.
@@ -210,7 +208,7 @@ def redistilled(
     folder = tmp_path_factory.mktemp("redistilled")
     made = distilled.fork(folder)
     with made.open() as opened:
-        put_pairs(opened, 60, skip=120, ago_us=HOUR_US // 60)
+        put_pairs(opened, 60, skip=120, ago_us=0)
     made.facts["distill"] = apprentice(made, "distill", "--namespace", NAMESPACE, "--json")
     return made
 

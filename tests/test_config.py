@@ -87,9 +87,7 @@ def test_an_empty_file_means_defaults() -> None:
 def test_the_file_that_init_writes_loads_and_its_comments_are_the_defaults() -> None:
     config = parse_config(TEMPLATE, source="template")
     assert [task.name for task in config.tasks] == ["classify_ticket"]
-    commented = [
-        line.removeprefix("# ") for line in TEMPLATE.splitlines() if line.startswith("# ")
-    ]
+    commented = [line.removeprefix("# ") for line in TEMPLATE.splitlines() if line.startswith("# ")]
     sections = "\n".join(line for line in commented if ": {" in line)
     given = parse_config(sections, source="comments").model_dump(exclude_unset=True)
     limits = given.pop("budget")

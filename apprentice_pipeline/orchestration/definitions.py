@@ -19,7 +19,7 @@ class RefuseValues(dg.IOManager):
 
     def load_input(self, context: dg.InputContext) -> None:
         """Raises: Failure always: stages read what the stage before left in the store."""
-        raise dg.Failure(f"{context.get_identifier()} asks for a stored value; there is none")
+        raise dg.Failure(f"input {context.name!r} asks for a stored value; there is none")
 
 
 def build_defs(**resource_overrides: object) -> dg.Definitions:

@@ -39,6 +39,7 @@ nux:
   enabled: false
 """
 
+
 def prepare_instance(folder: Path) -> Path:
     """Makes `folder` a DAGSTER_HOME (SQLite, no telemetry) if it is not one; returns it."""
     settings = folder / "dagster.yaml"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from apprentice_pipeline.artifact.receipt import facts_of
 from apprentice_pipeline.corpus.manifest import Manifest
-from apprentice_pipeline.errors import ApprenticeError
+from apprentice_pipeline.errors import ApprenticeError, KeyMissing
 from apprentice_pipeline.records import now_us
 from apprentice_pipeline.stages.artifact import verify_file
 from apprentice_pipeline.stages.promotion import open_registry
@@ -33,12 +34,16 @@ class Erased:
 def erase(workspace: Workspace, tenant: str, namespace: str | None, pair_id: str | None) -> Erased:
     """Erases a pair, a namespace or a tenant everywhere; its models stay, marked.
 
-    The corpora are read before the rows go: afterwards a tenant's manifests no longer open.
+    The corpora are read before the rows go: afterwards a tenant's manifests no longer open, and
+    go too. Repeating an erasure is harmless.
     """
     ids = None if pair_id is None else [pair_id]
     used = _corpora_using(workspace, tenant, namespace, ids)
     report = erasure.erase(workspace, tenant, namespace=namespace, pair_ids=ids, now_us=now_us())
-    return Erased(tenant, namespace, report.rows, _mark_versions(workspace, tenant, used))
+    marked = _mark_versions(workspace, tenant, used)
+    if namespace is None:
+        shutil.rmtree(workspace.home.corpora / tenant, ignore_errors=True)
+    return Erased(tenant, namespace, report.rows, marked)
 
 
 def _corpora_using(
@@ -60,9 +65,16 @@ def _manifests(
     folder = workspace.home.corpora / tenant
     for file in sorted(folder.glob(f"{namespace or '*'}/*.sealed")):
         name = file.parent.name
-        text = workspace.vault.open(
-            file.read_bytes(), tenant=tenant, namespace=name, pair_id=file.stem, field="manifest"
-        )
+        try:
+            text = workspace.vault.open(
+                file.read_bytes(),
+                tenant=tenant,
+                namespace=name,
+                pair_id=file.stem,
+                field="manifest",
+            )
+        except KeyMissing:
+            continue  # left by an erasure of the tenant that was cut short; unreadable for good
         yield name, Manifest.from_json(text)
 
 

@@ -138,7 +138,7 @@ def _read(file: Path, source: str) -> Iterator[tuple[int, Line | None]]:
             try:
                 value = orjson.loads(text)
                 yield number, reader(value) if isinstance(value, dict) else None
-            except (orjson.JSONDecodeError, KeyError, TypeError, IndexError):
+            except (ValueError, KeyError, TypeError):
                 yield number, None
 
 
@@ -165,8 +165,10 @@ def _openai_line(value: dict[str, Any]) -> Line | None:
 def _line(
     value: dict[str, Any], messages: Any, parameters: dict[str, Any], output: Any
 ) -> Line | None:
-    sound = isinstance(messages, list) and messages and output not in (None, "")
-    if not sound or any(not isinstance(m, dict) or "role" not in m for m in messages):
+    sound = isinstance(messages, list) and messages and isinstance(parameters, dict)
+    if not sound or not output or not isinstance(output, str | dict | list):
+        return None
+    if any(not isinstance(m, dict) or "role" not in m for m in messages):
         return None
     return Line(
         input={"messages": messages, "parameters": parameters},

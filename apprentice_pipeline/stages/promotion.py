@@ -11,6 +11,7 @@ from apprentice_pipeline.errors import ApprenticeError, ArtifactError
 from apprentice_pipeline.records import now_us
 from apprentice_pipeline.routing.champion import bring_into_force, policy_of
 from apprentice_pipeline.stages.artifact import verify_file
+from apprentice_pipeline.stages.calibration import recalibrate_due
 from apprentice_pipeline.stages.results import (
     RegisteredModel,
     ScoredAdapter,
@@ -97,11 +98,22 @@ def rollback(
 
 
 def follow_registry(workspace: Workspace) -> None:
-    """Lets serving follow every champion alias: what a person moved in MLflow takes effect here."""
+    """Lets serving follow every champion alias, and recalibrates the streams that are due.
+
+    What a person moved in MLflow takes effect here. A version that is refused keeps no other
+    stream from following; the first refusal is raised once all have been looked at.
+    """
     registry = open_registry(workspace)
     known = {(c.tenant, c.namespace) for c in workspace.state.champions()}
+    refusals = []
     for tenant, namespace in sorted(known | set(registry.names())):
-        follow(workspace, registry, tenant, namespace)
+        try:
+            follow(workspace, registry, tenant, namespace)
+        except ApprenticeError as error:
+            refusals.append(error)
+    recalibrate_due(workspace)
+    if refusals:
+        raise refusals[0]
 
 
 def follow(workspace: Workspace, registry: Registry, tenant: str, namespace: str) -> None:

@@ -15,7 +15,6 @@ from apprentice_pipeline.artifact.kolm import (
     read_tokenizer,
 )
 from apprentice_pipeline.artifact.receipt import facts_of
-from apprentice_pipeline.control import risk
 from apprentice_pipeline.corpus.rows import Corpus, CorpusRow
 from apprentice_pipeline.errors import GateRefused
 from apprentice_pipeline.evaluate.gate import check_gate
@@ -23,7 +22,7 @@ from apprentice_pipeline.evaluate.holdout import Evaluation, measure
 from apprentice_pipeline.evaluate.kscore import EvalRow, ScoreInputs, k_score
 from apprentice_pipeline.evaluate.student import Student
 from apprentice_pipeline.records import now_us
-from apprentice_pipeline.stages import holdout
+from apprentice_pipeline.stages import calibration, holdout
 from apprentice_pipeline.stages.artifact import champion_artifact
 from apprentice_pipeline.stages.judging import evaluator_of
 from apprentice_pipeline.stages.results import (
@@ -145,14 +144,9 @@ def score_inputs(workspace: Workspace, corpus: Corpus, trained: TrainedAdapter) 
 
 def certificate(workspace: Workspace, rows: list[EvalRow]) -> dict[str, Any] | None:
     """The first calibration: the loosest confidence the holdout certifies, None when none does."""
-    serving = workspace.config.serving
     verified = [row for row in rows if row.verified]
-    proven = risk.certify(
-        [row.confidence for row in verified],
-        [row.score for row in verified],
-        alpha=serving.max_disagreement,
-        delta=risk.spend(serving.risk_delta, 1),
-        starts=3,
+    proven = calibration.certify(
+        workspace, [row.confidence for row in verified], [row.score for row in verified], 1
     )
     return None if proven is None else proven.to_plain()
 

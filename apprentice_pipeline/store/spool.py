@@ -11,7 +11,9 @@ wake-up per event loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -33,6 +35,9 @@ from apprentice_pipeline.vault import Vault
 MAX_PENDING_ROWS: Final = 16_384
 MAX_PENDING_BYTES: Final = 256 * 1024 * 1024
 MAX_COMMIT_ROWS: Final = 1_024
+KEY_REFRESH_S: Final = 2.0
+"""How long a tenant's key is used before it is looked up again: another process may have erased
+the tenant, and what is sealed with a forgotten key never opens."""
 
 Waiter = asyncio.Future[None] | Future[None]
 
@@ -62,6 +67,7 @@ class Spool:
         self._vault = vault
         self._lock = lock
         self._file: SpoolFile | None = file
+        self._key_seen: dict[str, float] = {}
         self._queue: deque[_Waiting] = deque()
         self._pending_rows = 0
         self._pending_bytes = 0
@@ -115,7 +121,7 @@ class Spool:
         """
         waiter = self.put(record, tenant=tenant)
         assert isinstance(waiter, asyncio.Future)  # a coroutine has a loop
-        await asyncio.shield(waiter)
+        await waiter  # cancelling it cancels the waiting, not the commit
 
     def close(self) -> None:
         """Commits what waits, then lets go of the file; a drain takes its rows. Safe twice."""
@@ -164,6 +170,7 @@ class Spool:
 
     def _write(self, batch: Sequence[_Waiting]) -> list[Exception | None]:
         """Seals and commits; one outcome a record. A record that cannot be sealed fails alone."""
+        self._refresh_keys({waiting.row.tenant for waiting in batch})
         sealed: list[SealedRow] = []
         outcome: list[Exception | None] = []
         for waiting in batch:
@@ -174,6 +181,16 @@ class Spool:
                 outcome.append(error)
         failure = self._commit(sealed) if sealed else None
         return outcome if failure is None else [error or _again(failure) for error in outcome]
+
+    def _refresh_keys(self, tenants: set[str]) -> None:
+        now = time.monotonic()
+        for tenant in tenants:
+            if now - self._key_seen.get(tenant, now) >= KEY_REFRESH_S:
+                with contextlib.suppress(ApprenticeError):  # no state: the key at hand is good
+                    self._vault.refresh(tenant)
+            elif tenant in self._key_seen:
+                continue
+            self._key_seen[tenant] = now
 
     def _commit(self, rows: Sequence[SealedRow]) -> Exception | None:
         """One transaction; its failure is returned, for the writer outlives every failure."""

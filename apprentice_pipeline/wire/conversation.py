@@ -28,11 +28,11 @@ _HARMLESS = frozenset(
     {
         "background", "context_management", "function_call", "functions", "include",
         "inference_geo", "logprobs", "max_completion_tokens", "max_output_tokens", "max_tokens",
-        "mcp_servers", "metadata", "n", "output_config", "output_format", "parallel_tool_calls", "prediction",
-        "prompt_cache_key", "prompt_cache_retention", "reasoning", "reasoning_effort",
-        "response_format", "safety_identifier", "seed", "service_tier", "store", "temperature",
-        "text", "thinking", "tool_choice", "tools", "top_k", "top_logprobs", "top_p",
-        "truncation", "user", "verbosity",
+        "mcp_servers", "metadata", "n", "output_config", "output_format", "parallel_tool_calls",
+        "prediction", "prompt_cache_key", "prompt_cache_retention", "reasoning",
+        "reasoning_effort", "response_format", "safety_identifier", "seed", "service_tier",
+        "store", "temperature", "text", "thinking", "tool_choice", "tools", "top_k",
+        "top_logprobs", "top_p", "truncation", "user", "verbosity",
     }
 )  # fmt: skip
 

@@ -246,9 +246,7 @@ def test_malformed_lines_are_named_and_skipped_only_when_asked(
     assert "3 malformed lines: 2, 3, 4" in refused.document["message"]
     assert "--skip-bad" in refused.document["remedy"]
     assert run_apprentice(home, "labels", "--namespace", "tickets", "--json").document == []
-    skipped = run_apprentice(
-        home, "import", file, "--namespace", "tickets", "--skip-bad", "--json"
-    )
+    skipped = run_apprentice(home, "import", file, "--namespace", "tickets", "--skip-bad", "--json")
     assert skipped.document == {"imported": 1, "known": 0, "skipped": 3}
 
 
@@ -328,7 +326,9 @@ def test_simulate_shows_a_row_a_day(home: Any, run_apprentice: Run, tmp_path: Pa
 def test_the_doctor_tells_what_is_missing_with_its_remedy(home: Any, run_apprentice: Run) -> None:
     done = run_apprentice(home, "doctor", "--json")
     findings = {finding["what"]: finding for finding in done.document["findings"]}
-    assert {"Python", "extra train", "extra orchestration", "extra registry", "disk"} <= set(findings)
+    assert {"Python", "extra train", "extra orchestration", "extra registry", "disk"} <= set(
+        findings
+    )
     assert done.document["ok"] is True
     assert all(finding["remedy"] for finding in findings.values() if not finding["ok"])
     assert not home.root.exists()

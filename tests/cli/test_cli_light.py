@@ -57,9 +57,7 @@ def test_help_imports_nothing_heavy(arguments: list[str], tmp_path: Path) -> Non
 def test_what_a_person_asks_first_imports_only_the_state_database(
     command: str, configuration: str, tmp_path: Path
 ) -> None:
-    program = (
-        f"from apprentice_pipeline.cli.main import main; assert main({command.split()}) == 0"
-    )
+    program = f"from apprentice_pipeline.cli.main import main; assert main({command.split()}) == 0"
     found, printed = loaded(program, tmp_path, configuration)
     assert found == {"sqlalchemy"}
     assert printed

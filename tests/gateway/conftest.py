@@ -136,6 +136,10 @@ class Upstream:
             await send({"type": "http.response.body", "body": event, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
+    async def do_waiting_json(self, send: Any, receive: Any) -> None:
+        await asyncio.to_thread(self.go_on.wait, 10)
+        await self.do_json(send, receive)
+
     async def do_cut_stream(self, send: Any, _: Any) -> None:
         start = {"type": "http.response.start", "status": 200}
         await send({**start, "headers": [(b"content-type", b"text/event-stream")]})

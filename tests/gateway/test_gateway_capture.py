@@ -246,8 +246,11 @@ def test_unless_the_configuration_asks_for_it(start: Any, provider: Any, ask: An
     assert gateway.counted("budget_refused") >= 2
 
 
-def test_an_unstreamed_answer_is_kept_though_its_client_left(gateway: Any) -> None:
+def test_an_unstreamed_answer_is_kept_though_its_client_left(gateway: Any, provider: Any) -> None:
     with connect(gateway) as client:
-        client.sendall(request_bytes("json").replace(b'"stream":true', b'"stream":null'))
+        unstreamed = request_bytes("waiting-json").replace(b'"stream":true', b'"stream":null')
+        client.sendall(unstreamed)
+        eventually(lambda: provider.seen)
+    provider.go_on.set()
     eventually(gateway.captured)
     assert [row["is_pair"] for row in gateway.captured()] == [True]

@@ -265,9 +265,7 @@ def test_an_alarm_asks_for_one_evaluation_and_a_confirmed_one_for_training(alarm
         first = asked(pipeline, opened)
         assert [job for job, _ in first] == ["evaluate_job"]
         assert asked(pipeline, opened) == first
-        for day, _ in readiness.of_stream(
-            pipeline.workspace, "default", "tickets"
-        ).unverified_days:
+        for day, _ in readiness.of_stream(pipeline.workspace, "default", "tickets").unverified_days:
             execute(opened, pipeline, "verify_job", stream_day_key("default", "tickets", day))
         before = results.load(pipeline.workspace, "default", "tickets", results.ScoredAdapter)
         with pytest.raises(GateRefused):

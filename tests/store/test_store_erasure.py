@@ -13,7 +13,7 @@ from apprentice_pipeline.records import Exchange, Feedback
 from apprentice_pipeline.store.drain import drain, waiting_rows
 from apprentice_pipeline.store.erasure import erase
 from apprentice_pipeline.store.pairs import pair_counts, pairs
-from apprentice_pipeline.store.spool import Spool
+from apprentice_pipeline.store.spool import KEY_REFRESH_S, Spool
 from apprentice_pipeline.store.spool_file import Lock
 from apprentice_pipeline.store.workspace import Workspace
 
@@ -113,6 +113,23 @@ def test_erasure_waits_for_a_drain_that_holds_rows_in_memory(
     lock.release()
     eraser.join(20)
     assert waiting_rows(workspace.home.spool) == 0
+    spool.close()
+
+
+def test_a_worker_notices_that_another_process_erased_its_tenant(
+    workspace: Workspace, exchange: Make
+) -> None:
+    """What it captures from then on is sealed with the new key, and opens."""
+    spool = Spool.open(workspace.home.spool, workspace.vault)
+    put(spool, exchange(0))
+    elsewhere = Workspace.open(workspace.settings)
+    erase(elsewhere, "acme", now_us=7)
+    time.sleep(KEY_REFRESH_S)
+    made = exchange(1)
+    put(spool, made)
+    drain(workspace.home.spool, workspace.lake)
+    assert [pair.pair_id for pair in pairs(elsewhere, "acme", "tickets")] == [made.pair_id]
+    elsewhere.close()
     spool.close()
 
 

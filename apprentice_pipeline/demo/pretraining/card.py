@@ -32,18 +32,19 @@ licence, **CC BY-SA 4.0**; the code that made them is under the project's own.
 
     python -m apprentice_pipeline.demo.pretrain --turns turns.jsonl.gz --out DIR
 
-Byte-level BPE on the turns (any script is encodable); exercises drawn from the turns: the
-annotated intent, domain and slots under varying keys and spellings, clusters of the text at
-{grains} classes, label sets of code words, the telling words of a request, plain dialogue; next
-token loss, plus a reading loss that asks for the request's words at the last prompt token. Muon
-and AdamW, {steps:,} steps of {batch_size}, {precision}. Everything is in `recipe.json`.
+Byte-level BPE on the turns (any script is encodable). Exercises drawn from the turns: the
+annotated intent, domain and slots under varying keys and spellings; clusters of the text at
+{grains} classes; label sets of code words; the telling words of a request;
+plain dialogue. Next-token loss, plus a reading loss that asks for the request's words at the last
+prompt token. Muon and AdamW, cosine cycles of {cycles} steps of {batch_size} exercises,
+{precision}. Everything is in `recipe.json`. Evaluation data was never part of it.
 
 This run took {wall_minutes:.0f} minutes by the clock and {cpu_minutes:.0f} minutes of processor
-time on {threads} cores{shared}.
+time on two cores{shared}.
 
-**Deterministic** means: the same turns file, code, torch build ({torch}), kind of processor and
-thread count give the same weights. Another processor or thread count sums in another order and
-gives slightly different ones.
+**Deterministic** means: the same turns file, code, torch build ({torch}) and kind of processor
+give the same weights, bit for bit; one thread or two made no difference where it was checked.
+Another kind of processor sums in another order and gives slightly different weights.
 
 ## Limits
 
@@ -64,12 +65,11 @@ def write_card(facts: Mapping[str, Any], parameters: int) -> str:
         vocabulary=shape["vocabulary"],
         context=shape["context_tokens"],
         grains=", ".join(str(grain) for grain in facts["grains"]),
-        steps=sum(schedule["cycles"]),
+        cycles=" and ".join(f"{steps:,}" for steps in schedule["cycles"]),
         batch_size=schedule["batch_size"],
         precision="bfloat16 products" if schedule["half_precision"] else "float32",
         wall_minutes=wall / 60,
         cpu_minutes=cpu / 60,
-        threads=facts["threads"],
         shared=" shared with other work" if busy else "",
         torch=facts["torch"],
     )

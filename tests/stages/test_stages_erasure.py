@@ -1,0 +1,100 @@
+"""Erasure: rows gone everywhere, the models that learnt from them marked, the rest still proven."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from apprentice_pipeline.errors import KeyMissing, RegistryError
+from apprentice_pipeline.stages import erasure, holdout, promotion, report, results
+from apprentice_pipeline.store.pairs import pairs
+
+pytestmark = pytest.mark.timeout(1_200)
+STREAM = ("default", "tickets")
+
+
+def corpus_ids(workspace: Any) -> tuple[str, ...]:
+    frozen = results.load(workspace, *STREAM, results.FrozenCorpus)
+    return holdout.reload(workspace, *STREAM, frozen).corpus.manifest.pair_ids
+
+
+def test_erasing_a_pair_marks_the_version_trained_on_it_and_the_rest_still_proves_itself(
+    distilled: Any, fork: Callable[..., Any]
+) -> None:
+    with fork(distilled).open() as workspace:
+        one, *others = corpus_ids(workspace)
+        done = erasure.erase(workspace, *STREAM, one)
+        assert (done.pairs, done.marked_versions) == (1, ("default.tickets/1",))
+        registry = promotion.open_registry(workspace)
+        assert [version.erased for version in registry.versions(*STREAM)] == [True]
+        frozen = results.load(workspace, *STREAM, results.FrozenCorpus)
+        rebuilt = holdout.reload(workspace, *STREAM, frozen)
+        assert (rebuilt.erased, rebuilt.changed) == ((one,), ())
+        kept = [row.pair_id for row in (*rebuilt.corpus.train, *rebuilt.corpus.holdout)]
+        assert sorted(kept) == sorted(others)
+        assert one not in {pair.pair_id for pair in pairs(workspace, *STREAM)}
+        assert workspace.state.erased_pairs(*STREAM, [one, others[0]]) == {one}
+        with pytest.raises(RegistryError, match="erased pairs"):
+            registry.promote(*STREAM, 1)
+
+
+def test_erasing_a_pair_no_model_used_marks_nothing(
+    distilled: Any, fork: Callable[..., Any], captured: Callable[..., Any]
+) -> None:
+    with fork(distilled).open() as workspace:
+        (fresh,) = captured(workspace, 1, skip=400)
+        done = erasure.erase(workspace, *STREAM, fresh.pair_id)
+        assert (done.pairs, done.marked_versions) == (1, ())
+
+
+def test_an_unknown_pair_is_erased_without_effect(workspace: Any) -> None:
+    done = erasure.erase(workspace, *STREAM, "0198-nobody")
+    assert (done.pairs, done.marked_versions) == (0, ())
+
+
+def test_erasing_a_namespace_leaves_the_others(
+    distilled: Any, fork: Callable[..., Any], captured: Callable[..., Any]
+) -> None:
+    with fork(distilled).open() as workspace:
+        captured(workspace, 3, namespace="billing")
+        done = erasure.erase(workspace, *STREAM, None)
+        assert (done.pairs, done.marked_versions) == (120, ("default.tickets/1",))
+        assert list(pairs(workspace, *STREAM)) == []
+        assert len(list(pairs(workspace, "default", "billing"))) == 3
+
+
+def test_erasing_a_tenant_makes_every_row_and_manifest_unreadable_and_can_be_repeated(
+    distilled: Any, fork: Callable[..., Any]
+) -> None:
+    home = fork(distilled)
+    kept = next(home.root.glob("lake/default/captures/**/*.parquet")).read_bytes()
+    with home.open() as workspace:
+        sealed = workspace.lake.sql("default", "select pair_id, input from captures limit 1")[0]
+        done = erasure.erase(workspace, "default", None, None)
+        assert (done.pairs, done.marked_versions) == (120, ("default.tickets/1",))
+        with pytest.raises(KeyMissing):
+            workspace.vault.open(
+                sealed["input"],
+                tenant="default",
+                namespace="tickets",
+                pair_id=sealed["pair_id"],
+                field="input",
+            )
+        assert not list(home.root.glob("lake/default/**/*.parquet"))
+        assert not list(home.root.glob("corpora/default/**/*.sealed"))
+        assert kept
+        again = erasure.erase(workspace, "default", None, None)
+        assert (again.pairs, again.marked_versions) == (0, ())
+        assert "tickets" not in report.status(workspace, "default").text()
+
+
+def test_an_erasure_of_a_tenant_that_was_cut_short_can_be_repeated(
+    distilled: Any, fork: Callable[..., Any]
+) -> None:
+    """The data key went, the manifests did not."""
+    with fork(distilled).open() as workspace:
+        workspace.vault.forget("default")
+        done = erasure.erase(workspace, "default", None, None)
+        assert done.pairs == 120
