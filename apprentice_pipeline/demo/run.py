@@ -32,7 +32,7 @@ from apprentice_pipeline.stages.results import RegisteredModel, ScoredAdapter, l
 from apprentice_pipeline.store.workspace import Workspace
 
 SECOND_SHARE = 1 / 3
-SAMPLE_LINES = 2_700
+SAMPLE_LINES = 2_250
 FIRST_THREADS = 16
 SECOND_THREADS = 6
 MOST_TICKS = 6

@@ -155,7 +155,7 @@ def _behaviour() -> FrontierSettings:
 def _system_prompt(lines: Sequence[TrafficLine], *, every_value: bool) -> str:
     """The task in one line; a real frontier is also told the values each field takes."""
     fields = list(lines[0].answer)
-    prompt = f"Classify the request. Answer with JSON: {', '.join(fields)}."
+    prompt = f"Classify the request as JSON: {', '.join(fields)}."
     if not every_value:
         return prompt
     for name in fields:

@@ -9,7 +9,6 @@ from apprentice_pipeline.demo.sample_grammar.kind import Kind
 
 PASSWORD_RESET = Kind(
     "password_reset",
-    2,
     """
 I forgot my password
 how do I reset my password (for|on) {product}
@@ -56,58 +55,8 @@ a text message would work as well
 """,
 )
 
-LOGIN_LOCKED = Kind(
-    "login_locked",
-    3,
-    """
-my account (is|has been|got) locked
-I am locked out of {product}
-it says too many (failed |)(attempts|tries), account (locked|blocked)
-my login has been (suspended|disabled|blocked) for no reason
-two factor codes are not accepted (any more|) and I cannot sign in
-I lost the phone with my authenticator app and cannot get in
-the account is frozen after {n} wrong attempts
-please unlock my account
-sign in is blocked with message {code}
-your system thinks I am a bot and blocks my login
-I cannot log in, it says (my|the) account is locked by an administrator
-{name} from our team is locked out of the workspace
-single sign on rejects me since {day}
-verification code by sms never comes so I am locked out
-after travelling to {country} my account was locked for suspicious activity
-my backup codes do not work and I am shut out of {product}
-the login page says account temporarily disabled
-how long does a locked account stay locked
-I mistyped my pin {n} times and am blocked
-can you lift the lock on my account
-{product} kicked me out and will not let me sign in again, account blocked
-I have the correct password but the account is locked
-our admin left the company and nobody can get into the account
-security lock on my profile since {day}, how do I remove it
-face recognition fails and the app locks me out
-you blocked my account after I changed my {device}
-the authenticator shows codes but sign in refuses every one of them
-got a notice that my access is suspended
-unlock request for the user {name}
-locked out again, {n} times this month
-""",
-    """
-I am sure the password is right
-it worked on {day}
-I can prove who I am
-the unlock email does not help
-same on {device} and in {browser}
-the message shows code {code}
-I have my passport at hand for verification
-my colleagues get in without trouble
-I did nothing unusual
-the phone number on file is old
-""",
-)
-
 CANCEL_SUBSCRIPTION = Kind(
     "cancel_subscription",
-    2,
     """
 I want to cancel my subscription
 please cancel our {plan} plan (at|by) the end of {month}
@@ -156,7 +105,6 @@ there is a better fit for us
 
 UPGRADE_PLAN = Kind(
     "upgrade_plan",
-    1,
     """
 I would like to upgrade to the {plan} plan
 what does the {plan} plan cost for {n} users
@@ -203,59 +151,8 @@ the pricing page is a bit unclear
 """,
 )
 
-ACCOUNT_DELETION = Kind(
-    "account_deletion",
-    2,
-    """
-please delete my account
-I want my account and all my data (erased|removed|deleted)
-under the GDPR I ask you to delete my personal data
-how do I permanently delete my {product} account
-remove my profile from your (systems|database|servers)
-close my account for good and wipe everything
-right to be forgotten request for my account
-I created two accounts, please delete the older one
-erase my personal information from {product}
-my account should be deleted, I still get mails
-delete the account of our former employee {name}
-I do not want you to keep any data about me
-where is the option to delete my profile
-confirm that all of my data has been destroyed
-I asked for the deletion of my account in {month} and it still exists
-please wipe my purchase history and my profile
-data protection: erase everything you hold on me
-the delete account button gives an error, please remove it for me
-take down my public profile on {product} and delete it
-my son opened an account without asking, please delete it
-how long do you keep my data after I delete the account
-deactivate is not enough, I want the account deleted
-purge the test account that we made in {month}
-remove my email, phone number and name from your records
-I withdraw my consent, delete all my information
-close and delete the profile named {name}
-get rid of my account please
-is deletion of the account final
-delete my photos and my account on {product}
-forget me: account, data, backups, everything
-""",
-    """
-I will not need it again
-this includes the backups
-please confirm in writing
-I already saved my files
-you have {n} weeks by law
-the account uses my old email
-I revoke my consent
-nothing needs to be kept
-my lawyer told me to ask in writing
-there is no money left on it
-""",
-)
-
 KINDS = (
     PASSWORD_RESET,
-    LOGIN_LOCKED,
     CANCEL_SUBSCRIPTION,
     UPGRADE_PLAN,
-    ACCOUNT_DELETION,
 )

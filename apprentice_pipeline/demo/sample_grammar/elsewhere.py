@@ -10,7 +10,6 @@ from apprentice_pipeline.demo.sample_grammar.kind import Kind
 
 OTHER = Kind(
     "other",
-    1,
     """
 what is the weather (going to be |)like in {city} on {day}
 tell me a joke about {animal}s

@@ -1,4 +1,4 @@
-"""What one kind of request is: a name, a base priority, phrasings.
+"""What one kind of request is: a name and phrasings.
 
 Types only; the phrasings are in the modules beside it, written by hand for this project.
 """
@@ -18,7 +18,6 @@ class Kind:
     """
 
     category: str
-    priority: int
     cores: str
     details: str
 

@@ -9,7 +9,6 @@ from apprentice_pipeline.demo.sample_grammar.kind import Kind
 
 BILLING_DISPUTE = Kind(
     "billing_dispute",
-    3,
     """
 I (was|got|have been) charged twice for {order}
 my card (shows|has) two (identical|separate) charges of {amount} from you
@@ -58,7 +57,6 @@ I would like the (wrong|extra) charge reversed
 
 REFUND_STATUS = Kind(
     "refund_status",
-    2,
     """
 where is my refund for {order}
 I (sent back|returned) the {item} {n} weeks ago and still have no refund
@@ -107,7 +105,6 @@ I returned everything in the original box
 
 INVOICE_COPY = Kind(
     "invoice_copy",
-    1,
     """
 can you send me (a copy of|) the invoice for {month}
 I need the invoice for {order} (as a|in) pdf
@@ -156,7 +153,6 @@ paper copies are not needed
 
 SHIPPING_DELAY = Kind(
     "shipping_delay",
-    2,
     """
 where is my parcel, {order} should have (arrived|come) on {day}
 my {item} (has not|hasn't) arrived yet
@@ -205,7 +201,6 @@ the last scan was in {city}
 
 WRONG_ITEM = Kind(
     "wrong_item",
-    3,
     """
 you sent me the wrong {item}
 I ordered (a|the) {colour} {item} and (got|received) a {colour} one
@@ -254,7 +249,6 @@ I still want the one I ordered
 
 CHANGE_ADDRESS = Kind(
     "change_address",
-    2,
     """
 I moved, please (update|change) my address to {street}, {city}
 can I (change|correct) the delivery address of {order}

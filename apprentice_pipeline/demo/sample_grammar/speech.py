@@ -48,24 +48,24 @@ class Draw:
 def say(kind: Kind, core: str, urgency: str, draw: Draw) -> str:
     """One request of `kind` around `core`; `urgency` is "urgent", "calm" or "" (none)."""
     spoken = _sentence(core, draw)
-    if draw.chance(0.04):
+    if draw.chance(0.03):
         spoken = spoken.upper()
     if _QUESTION.match(core) and draw.chance(0.6):
         spoken += "?"
     parts = [_slip(spoken, draw)]
-    if draw.chance(0.45):
+    if draw.chance(0.35):
         parts.append(_slip(_sentence(draw.one(kind.detail_lines()), draw), draw))
-    if draw.chance(0.12):
+    if draw.chance(0.05):
         parts.insert(0, _sentence(_any(manners.ASIDES, draw), draw))
     if urgency:
         phrase = _sentence(_any(_phrases(urgency), draw), draw)
         parts.insert(0 if draw.chance(0.25) else len(parts), phrase)
-    if draw.chance(0.35):
+    if draw.chance(0.25):
         parts.insert(0, _sentence(_any(manners.GREETINGS, draw), draw))
-    if draw.chance(0.3):
+    if draw.chance(0.2):
         parts.append(_sentence(_any(manners.CLOSINGS, draw), draw))
     text = _join(parts, draw)
-    return f"{text} {draw.one(manners.EMOJI)}" if draw.chance(0.06) else text
+    return f"{text} {draw.one(manners.EMOJI)}" if draw.chance(0.04) else text
 
 
 def _phrases(urgency: str) -> str:
@@ -124,8 +124,8 @@ def _stop(sentence: str, mark: str) -> str:
 
 
 def _slip(text: str, draw: Draw) -> str:
-    """In a quarter of the cases one longer word gets a typing error."""
-    if not draw.chance(0.25):
+    """In a twelfth of the cases one longer word gets a typing error."""
+    if not draw.chance(1 / 12):
         return text
     words = text.split(" ")
     long = [

@@ -9,7 +9,6 @@ from apprentice_pipeline.demo.sample_grammar.kind import Kind
 
 API_RATE_LIMIT = Kind(
     "api_rate_limit",
-    3,
     """
 we (keep getting|get) 429 errors from {endpoint}
 our integration hits the rate limit on {endpoint}
@@ -58,7 +57,6 @@ caching did not help
 
 BUG_REPORT = Kind(
     "bug_report",
-    3,
     """
 the (export|save|search|print) button in {product} does nothing
 {product} crashes when I open (the settings|a large file|the calendar)
@@ -105,58 +103,8 @@ steps are in the attachment
 """,
 )
 
-SERVICE_OUTAGE = Kind(
-    "service_outage",
-    4,
-    """
-{product} is down
-your (website|whole site|service) is not (reachable|responding)
-we get 503 errors on every page
-nothing loads, is there an outage
-all our users (report|say) that {product} is offline
-is {product} down for everyone or just us
-the service has been unavailable since {day}
-gateway timeout everywhere in {product}
-your servers do not respond at all
-total outage here in {city}
-the status page is green but {product} is dead
-we cannot reach {product} from any of our offices
-your servers return 502 for every single page
-every request times out, the platform seems offline
-connection refused on all your servers
-is there an incident going on with {product}
-{product} went dark a few minutes ago
-the entire platform is unreachable from {country}
-blank page with server unavailable for all {n}00 of our users
-your dns does not resolve any more, everything is offline
-the service keeps going down, third time in {month}
-none of your apps connect to the server
-outage in the {city} region
-the backend seems to have fallen over, all calls fail
-website down, checkout down, everything down
-{product} has been offline the whole morning
-we see a complete loss of service
-health checks against {product} fail from {n} locations
-nobody in the company can open {product}, the server is gone
-is your service having downtime at the moment
-""",
-    """
-{n}00 people are affected
-it started a few minutes ago
-our own network is fine
-ping gets no answer
-the status page says nothing
-same from my phone
-our customers see it too
-other sites open normally
-traceroute ends at your edge
-we restarted everything on our side
-""",
-)
-
 DATA_EXPORT = Kind(
     "data_export",
-    2,
     """
 how do I export (all |)(my|our) data from {product}
 I need a csv of all our {records}
@@ -205,7 +153,6 @@ our analyst needs it
 
 FEATURE_REQUEST = Kind(
     "feature_request",
-    1,
     """
 it would be great if {product} had (a dark mode|an offline mode|keyboard shortcuts)
 please add (support for|an integration with) {tool}
@@ -252,4 +199,4 @@ others asked for it in the forum
 """,
 )
 
-KINDS = (API_RATE_LIMIT, BUG_REPORT, SERVICE_OUTAGE, DATA_EXPORT, FEATURE_REQUEST)
+KINDS = (API_RATE_LIMIT, BUG_REPORT, DATA_EXPORT, FEATURE_REQUEST)
