@@ -1,9 +1,9 @@
 """Apprentice Pipeline: turns paid frontier calls into a local model you own.
 
-    from apprentice_pipeline import Apprentice
+from apprentice_pipeline import Apprentice
 
-    with Apprentice.from_config("apprentice.yaml") as apprentice:
-        result = apprentice.run("classify_ticket", {"text": "..."})
+with Apprentice.from_config("apprentice.yaml") as apprentice:
+    result = apprentice.run("classify_ticket", {"text": "..."})
 """
 
 from __future__ import annotations

@@ -31,8 +31,7 @@ from apprentice_pipeline.stages.report import status
 from apprentice_pipeline.stages.results import RegisteredModel, ScoredAdapter, load, load_if_any
 from apprentice_pipeline.store.workspace import Workspace
 
-SECOND_SHARE = 1 / 3
-SAMPLE_LINES = 2_250
+SECOND_SHARE = 1 / 4
 FIRST_THREADS = 16
 SECOND_THREADS = 6
 MOST_TICKS = 6
@@ -112,7 +111,7 @@ def read_waves(
     traffic: Path | None, test: Path | None, scratch: Path
 ) -> tuple[list[TrafficLine], list[TrafficLine]]:
     """Both waves: the files given, else the project's own samples. Raises: TrafficError."""
-    lines = read_traffic(traffic) if traffic else read_traffic(sample_path(scratch))[:SAMPLE_LINES]
+    lines = read_traffic(traffic or sample_path(scratch))
     if test is not None:
         return lines, read_traffic(test)
     return split_waves(lines, SECOND_SHARE, seed=17)

@@ -1,8 +1,8 @@
 """The project's own sample data: support requests with the answers a frontier gives to them.
 
 `python -m apprentice_pipeline.demo.samples --seed 7 --out data` writes the file the repository
-ships, byte for byte. The phrasings are in `sample_grammar/`. Promises: a label follows from its
-text (the category from what is wanted, the priority from the words of urgency), and no two texts share 70 % of their character 5-grams.
+ships, byte for byte. The phrasings are in `sample_grammar/`. Promises: the category
+follows from what the text wants, and no two texts share 70 % of their character 5-grams.
 """
 
 from __future__ import annotations
@@ -23,21 +23,19 @@ from apprentice_pipeline.errors import StorageFull, StoreError
 
 FILE_NAME = "support_requests.jsonl"
 SEED = 7
-COUNT = 3200
+COUNT = 3050
 SIMILARITY_LIMIT = 0.7
-PRIORITIES = {"calm": 1, "": 2, "urgent": 3}
 
 _OTHER_WEIGHT = 2  # the rest of the world is wider than any one kind
-_URGENT_SHARE, _CALM_SHARE = 0.15, 0.15
+_URGENT_SHARE, _CALM_SHARE = 0.1, 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One request: `priority` is 1 (some day), 2 or 3 (drop everything)."""
+    """One request and what it is about."""
 
     text: str
     category: str
-    priority: int
 
 
 def kinds() -> tuple[Kind, ...]:
@@ -72,7 +70,7 @@ def _samples(kind: Kind, wanted: int, crowd: Crowd, draw: Draw) -> list[Sample]:
         text = say(kind, cores[turn % len(cores)], urgency, draw)
         turn += 1
         if crowd.admit(text):
-            found.append(Sample(text, kind.category, PRIORITIES[urgency]))
+            found.append(Sample(text, kind.category))
     return found
 
 

@@ -127,7 +127,9 @@ def _snapshot(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=list(_FILES), local_files_only=True))
+        cached = Path(snapshot_download(name, allow_patterns=list(_FILES), local_files_only=True))
+        if (cached / "config.json").is_file() and any(cached.glob("*.safetensors")):
+            return cached
     except LocalEntryNotFoundError:
         pass
     try:

@@ -26,7 +26,7 @@ from apprentice_pipeline.store.workspace import Workspace
 
 GRACE_S = 15
 KEEP_ALIVE_S = 75
-SWITCH_S = 0.0001
+SWITCH_S = 0.001
 _COLLECT = (20_000, 20, 50)
 
 

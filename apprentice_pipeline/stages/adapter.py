@@ -21,6 +21,9 @@ from apprentice_pipeline.stages.results import (
 )
 from apprentice_pipeline.store.workspace import Workspace
 
+EXAMPLES = 8_700
+LEAST_EPOCHS = 3
+
 Progress = Callable[[str, int, int, str], None]
 
 
@@ -37,7 +40,7 @@ def train(
     frozen = load(workspace, tenant, namespace, FrozenCorpus)
     base = resolve_base(base_model or trainable_base(workspace))
     corpus = holdout.reload(workspace, tenant, namespace, frozen).corpus
-    settings = lora_settings(workspace.config.distill)
+    settings = lora_settings(workspace.config.distill, len(corpus.train))
     folder = work_folder(workspace, tenant, namespace) / f"adapter-{frozen.root[:16]}"
     rows = [
         TrainingRow(messages=tuple(row.messages), completion=row.completion, weight=weight)
@@ -78,12 +81,17 @@ def trainable_base(workspace: Workspace) -> str:
     return workspace.config.local.base_model
 
 
-def lora_settings(distill: Distill) -> LoraSettings:
-    """The tuned defaults with what the configuration sets on top."""
+def lora_settings(distill: Distill, rows: int) -> LoraSettings:
+    """The tuned defaults for so many rows, with what the configuration sets on top.
+
+    Epochs fall as rows grow, so that a run sees about `EXAMPLES` examples: fresh rows teach
+    more than repeated ones (docs/LOG.md).
+    """
+    epochs = min(LoraSettings().epochs, max(LEAST_EPOCHS, round(EXAMPLES / rows)))
     names = {field.name for field in dataclasses.fields(LoraSettings)}
     chosen = {
         name: value
         for name, value in distill.model_dump().items()
         if name in names and value is not None
     }
-    return LoraSettings(**chosen)
+    return LoraSettings(**{"epochs": epochs, **chosen})

@@ -49,17 +49,14 @@ def test_it_is_small_large_enough_and_has_no_text_twice(lines: list[TrafficLine]
     assert SHIPPED.stat().st_size < 1_000_000
     assert len(lines) >= 3000
     assert len({line.text for line in lines}) == len(lines)
-    assert all(list(line.answer) == ["category", "priority"] for line in lines)
+    assert all(list(line.answer) == ["category"] for line in lines)
 
 
-def test_every_category_and_priority_is_well_represented(lines: list[TrafficLine]) -> None:
+def test_every_category_is_well_represented(lines: list[TrafficLine]) -> None:
     categories = Counter(line.answer["category"] for line in lines)
-    priorities = Counter(line.answer["priority"] for line in lines)
     assert categories.keys() == {kind.category for kind in samples.kinds()}
     assert len(categories) >= 14
     assert min(categories.values()) >= 150
-    assert priorities.keys() == {1, 2, 3, 4}
-    assert min(priorities.values()) >= 300
 
 
 def test_no_two_texts_are_near_duplicates(lines: list[TrafficLine]) -> None:
@@ -90,8 +87,7 @@ def test_each_kind_has_many_phrasings_and_they_say_nothing_of_urgency() -> None:
         r"|escalate|whenever|take your time|at your convenience|no pressure|cannot wait)\b"
     )
     for kind in samples.kinds():
-        assert len(set(kind.core_lines())) == len(kind.core_lines()) >= 25
-        assert 1 <= kind.priority <= 4
+        assert len(set(kind.core_lines())) == len(kind.core_lines()) >= 12
         for line in kind.core_lines() + kind.detail_lines():
             assert not urgent.search(line), line
 
@@ -111,14 +107,6 @@ def test_no_text_shows_grammar_signs(lines: list[TrafficLine]) -> None:
     assert not [line.text for line in lines if set(line.text) & set("{}|()\n")]
 
 
-def test_the_urgent_and_calm_words_decide_the_priority() -> None:
-    kind = next(k for k in samples.kinds() if k.priority == 2)
-    assert [samples.priority_of(kind, u) for u in ("urgent", "", "calm")] == [3, 2, 1]
-    bounds = {k.priority: k for k in samples.kinds()}
-    assert samples.priority_of(bounds[4], "urgent") == 4
-    assert samples.priority_of(bounds[1], "calm") == 1
-
-
 def test_an_urgent_phrase_is_never_misspelt() -> None:
     kind = samples.kinds()[0]
     phrases = [re.sub(r"\(.*", "", p).strip() for p in manners.CALM.strip().splitlines()]
@@ -131,7 +119,7 @@ def test_an_urgent_phrase_is_never_misspelt() -> None:
 def test_the_label_can_be_read_from_the_words(lines: list[TrafficLine]) -> None:
     """A naive Bayes over words, the plainest of learners, finds the category of unseen lines."""
     train, held = split_waves(lines, 0.6, seed=11)
-    assert 1200 < len(train) < 1700
+    assert 1100 < len(train) < 1500
     guess = naive_bayes([(words(x.text), x.answer["category"]) for x in train])
     right = sum(guess(words(x.text)) == x.answer["category"] for x in held)
     assert right / len(held) > 0.9

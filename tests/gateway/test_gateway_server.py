@@ -79,6 +79,7 @@ class Served:
         workspace = Workspace.open(load_settings(self.environment))
         drain(workspace.home.spool, workspace.lake)
         ids = workspace.lake.scan("default", "captures").collect()["pair_id"].to_list()
+        assert workspace.state.alerts() == []
         workspace.close()
         return [str(pair_id) for pair_id in ids]
 

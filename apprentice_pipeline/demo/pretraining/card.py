@@ -40,10 +40,10 @@ prompt token. Muon and AdamW, cosine cycles of {cycles} steps of {batch_size} ex
 {precision}. Everything is in `recipe.json`. Evaluation data was never part of it.
 
 This run took {wall_minutes:.0f} minutes by the clock and {cpu_minutes:.0f} minutes of processor
-time on two cores{shared}.
+time on {threads} threads{shared}.
 
 **Deterministic** means: the same turns file, code, torch build ({torch}) and kind of processor
-give the same weights, bit for bit; one thread or two made no difference where it was checked.
+are meant to give the same weights.
 Another kind of processor sums in another order and gives slightly different weights.
 
 ## Limits
@@ -71,5 +71,6 @@ def write_card(facts: Mapping[str, Any], parameters: int) -> str:
         wall_minutes=wall / 60,
         cpu_minutes=cpu / 60,
         shared=" shared with other work" if busy else "",
+        threads=facts["threads"],
         torch=facts["torch"],
     )

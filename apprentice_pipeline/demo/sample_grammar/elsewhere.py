@@ -47,65 +47,6 @@ my grandmother in {city} turned {n}0, could you send her a greeting
 how do I say thank you in {language}
 could you solve {n} times {n} plus {n}
 your radio spot with the {animal} made me laugh
-what are your views on the election in {country}
-I would like to invite you as a speaker to our conference in {city}
-how do I grow tomatoes on a balcony
-is there a train strike in {country} on {day}
-my neighbour plays the trumpet all night, is that legal
-can you suggest a name for our baby {animal}
-we found a wallet with your business card in it in {city}
-how far is it from {city} to {city} by bike
-why is the sky blue
-who wrote the national anthem of {country}
-could you donate a prize for our school raffle in {city}
-I want to learn {language}, where should I begin
-the toilet in your lobby in {city} is out of paper
-do you sell gift cards for a {sport} shop
-book me a table for {n} at a {food} place in {city}
-what is the exchange rate in {country}
-is it safe to eat {food} during pregnancy
-please remind me to call {name} on {day}
-sing me a song about {food}
-how old is the universe
-my car makes a funny noise when I brake
-which {sport} shoes are good for flat feet
-do I need a visa for {country}
-the coffee at your event in {city} was excellent, where is it from
-can you find me a flight from {city} to {city}
-I am writing a book about {animal}s and look for a publisher
-how do I remove red wine from a carpet
-please stop parking your van in front of {street}
-are your shares traded in {country}
-what does my horoscope say for {month}
-hello, is anyone there
-test message please ignore
-asdf asdf just checking this form
-we repair roofs in {city} and have a special offer
-good evening, do you know a plumber near {street}
-my son wants an internship with you in {month}
-how long do I boil an egg
-can you teach me the rules of {sport}
-which {language} dictionary would you buy
-I have a question about my pension
-who designed your logo, it looks like my {animal}
-let me tell you about my holiday in {country}
-please forward this to {name} in the marketing department
-thanks for the nice chat at the fair in {city}
-what is the meaning of life
-my doctor prescribed a pill, may I drink milk with it
-is it true that {animal}s can swim
-can you lend me {amount} until {month}
-where did you buy the plants in your {city} showroom
-does your building in {city} have a lift for wheelchairs
-how do I fold a paper {animal}
-we would like to rent out your parking places on {day}
-is the marathon in {city} on {day} or on {day}
-I dreamt of a {colour} {animal}, what does it mean
-which vitamins are in {food}
-recommend a hotel in {city} with a pool
-the fire alarm test in {city} on {day}, will you attend
-can you compare phone companies in {country} for me
-how do I tie a tie
 """,
     """
 I saw your name in a magazine
@@ -116,8 +57,6 @@ greetings from {city}
 I have always wondered
 my children are asking
 I like {food} very much
-it rained all week in {city}
-you seem to know everything
 """,
 )
 

@@ -14,7 +14,7 @@ class Kind:
 
     In a phrasing, `(a|b|)` stands for one of its alternatives and `{slot}` for a word of
     `manners.SLOTS`. A core says what is wanted and suffices for the category; a detail only goes
-    with one. Neither holds a word of urgency, which decides the priority.
+    with one. Neither holds a word of urgency: people put that anywhere.
     """
 
     category: str

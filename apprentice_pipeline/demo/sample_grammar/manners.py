@@ -1,6 +1,6 @@
 """What people wrap around a request: greetings, urgency, thanks, names, and the words of slots.
 
-Words only. Urgency decides the priority, so each urgent or calm phrase says so on its own.
+Words only: none of these says what is wanted.
 Names and firms are invented or common first names; addresses and numbers belong to nobody.
 """
 
@@ -19,17 +19,6 @@ I have a deadline (tonight|this afternoon|in two hours)
 this is critical for (us|our business)
 I need help right away
 top priority please
-every minute counts, this is urgent
-we are losing (money|customers) every hour
-escalate this immediately
-I need an answer within the hour
-this is blocking (our launch|payroll|production)
-this is a very urgent matter
-asap please
-an urgent case, top priority
-we are completely stuck until this is done
-act on this immediately please
-the deadline is tonight
 """
 
 CALM = """
@@ -45,15 +34,6 @@ no hurry, next week is fine
 at your convenience
 no pressure
 in your own time, no rush
-this is a minor thing, no rush
-not a big deal, take your time
-I am happy to wait
-a reply in a few days is fine
-there is no hurry
-whenever it suits you
-no rush at all, take your time
-no rush on this one
-answer whenever you like
 """
 
 GREETINGS = """

@@ -53,16 +53,16 @@ def say(kind: Kind, core: str, urgency: str, draw: Draw) -> str:
     if _QUESTION.match(core) and draw.chance(0.6):
         spoken += "?"
     parts = [_slip(spoken, draw)]
-    if draw.chance(0.35):
+    if draw.chance(0.5):
         parts.append(_slip(_sentence(draw.one(kind.detail_lines()), draw), draw))
     if draw.chance(0.05):
         parts.insert(0, _sentence(_any(manners.ASIDES, draw), draw))
     if urgency:
         phrase = _sentence(_any(_phrases(urgency), draw), draw)
         parts.insert(0 if draw.chance(0.25) else len(parts), phrase)
-    if draw.chance(0.25):
+    if draw.chance(0.35):
         parts.insert(0, _sentence(_any(manners.GREETINGS, draw), draw))
-    if draw.chance(0.2):
+    if draw.chance(0.3):
         parts.append(_sentence(_any(manners.CLOSINGS, draw), draw))
     text = _join(parts, draw)
     return f"{text} {draw.one(manners.EMOJI)}" if draw.chance(0.04) else text
@@ -124,8 +124,8 @@ def _stop(sentence: str, mark: str) -> str:
 
 
 def _slip(text: str, draw: Draw) -> str:
-    """In a twelfth of the cases one longer word gets a typing error."""
-    if not draw.chance(1 / 12):
+    """In a sixteenth of the cases one longer word gets a typing error."""
+    if not draw.chance(1 / 16):
         return text
     words = text.split(" ")
     long = [
