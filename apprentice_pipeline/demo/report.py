@@ -14,7 +14,8 @@ from apprentice_pipeline.stages.results import RegisteredModel, ScoredAdapter
 
 @dataclass(frozen=True, slots=True)
 class DemoReport:
-    """The demo's figures. Shares in [0, 1]; money in US dollars; `local_agreement` is the share
+    """The demo's figures. Shares in [0, 1]; money in US dollars, `own_usd` the part
+    that verification and sampling took; `local_agreement` is the share
     of locally served answers that equal the known ones, None when none was served."""
 
     namespace: str
@@ -40,6 +41,7 @@ class DemoReport:
     local_agreement: float | None
     agreement: float
     spend_usd: float
+    own_usd: float
     frontier_only_usd: float | None
     stand_in: bool
     home: str
@@ -82,6 +84,7 @@ class DemoReport:
             local_agreement=sum(r.agrees for r in local) / len(local) if local else None,
             agreement=sum(r.agrees for r in replies) / len(replies),
             spend_usd=stream.spend_usd,
+            own_usd=stream.own_usd,
             frontier_only_usd=stream.frontier_only_usd,
             stand_in=setting.stand_in,
             home=str(setting.home),
@@ -128,7 +131,10 @@ class DemoReport:
         kind = " at list prices; the stand-in charged nothing" if self.stand_in else ""
         if self.frontier_only_usd is None:
             return f"${self.spend_usd:.4f}{kind}"
-        return f"${self.spend_usd:.4f} against ${self.frontier_only_usd:.4f} all-frontier{kind}"
+        return (
+            f"${self.spend_usd:.4f}, of it ${self.own_usd:.4f} for resampling, against "
+            f"${self.frontier_only_usd:.4f} all-frontier{kind}"
+        )
 
     def _how_to_look(self) -> str:
         return (

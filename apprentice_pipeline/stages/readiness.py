@@ -154,7 +154,10 @@ def _judged(
         missing = {f"new train pairs {new_train} of {batch}": (batch - new_train) / (1 - share)}
     words, lacking = max(missing.items(), key=lambda item: item[1])
     ready = enough and lacking <= 0
-    eta, low, high = _eta(max(0.0, lacking), counts)
+    pending = sum(count for _, count in days)
+    if pending and lacking > 0:
+        words += f"; {pending} pairs wait for verification"
+    eta, low, high = _eta(max(0.0, lacking - pending), counts)
     return Readiness(
         tenant=tenant,
         namespace=namespace,
