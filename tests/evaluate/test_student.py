@@ -34,7 +34,7 @@ def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("adapters") / "adapter"
     rows = [TrainingRow(tuple(chat(text)), told) for text, told in zip(ASKED, TAUGHT, strict=True)]
     settings = LoraSettings(
-        rank=8, alpha=16, dropout=0.0, epochs=30, learning_rate=5e-3, batch_size=4
+        rank=16, alpha=32, dropout=0.0, epochs=80, learning_rate=3e-3, batch_size=4
     )
     train_adapter(rows, base, out, settings)
     return out
