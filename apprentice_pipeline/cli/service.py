@@ -17,21 +17,44 @@ from apprentice_pipeline.errors import UsageError
 
 
 @click.command()
+@click.argument(
+    "file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
+@click.option("--base", metavar="DIR", help="With FILE: the base it was grown from.")
+@click.option("--public-key", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--host", help="Default: gateway.host, 127.0.0.1.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Default: gateway.port, 8710.")
 @click.option("--workers", type=click.IntRange(min=1), help="Default: gateway.workers, 1.")
 @json_option
-def serve(host: str | None, port: int | None, workers: int | None) -> None:
-    """The capture gateway and router."""
-    from apprentice_pipeline.gateway.server import serve as run
-
+def serve(
+    file: Path | None,
+    base: str | None,
+    public_key: Path | None,
+    host: str | None,
+    port: int | None,
+    workers: int | None,
+) -> None:
+    """The capture gateway and router; or, with FILE, one verified .kolm alone."""
     settings = opening.settings()
     limits = settings.config.gateway
-    run(
-        settings,
-        host or limits.host,
-        limits.port if port is None else port,
-        workers or limits.workers,
+    host = host or limits.host
+    port = limits.port if port is None else port
+    if file is None:
+        from apprentice_pipeline.gateway.server import serve as run
+
+        run(settings, host, port, workers or limits.workers)
+        return
+    from apprentice_pipeline.artifact.kolm import trusted_key
+    from apprentice_pipeline.gateway.single import serve_artifact
+
+    pinned = str(public_key) if public_key else settings.config.signing.public_key
+    serve_artifact(
+        file,
+        public_key=trusted_key(settings.home.keys, public_key=pinned),
+        secret=settings.signing_secret,
+        base=base or settings.config.local.base_model,
+        host=host,
+        port=port,
     )
 
 

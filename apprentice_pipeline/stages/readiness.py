@@ -13,7 +13,6 @@ from typing import Any
 from apprentice_pipeline.config import Config
 from apprentice_pipeline.errors import TooFewPairs
 from apprentice_pipeline.records import now_us
-from apprentice_pipeline.routing.champion import control_of
 from apprentice_pipeline.stages.results import ScoredAdapter, TrainedAdapter, load_if_any
 from apprentice_pipeline.store.workspace import Workspace
 
@@ -209,6 +208,8 @@ class StandingAlarm:
 
 def drift_alarms(workspace: Workspace) -> list[StandingAlarm]:
     """Streams whose controller coaches or is suspended; confirmed once re-evaluated since."""
+    from apprentice_pipeline.routing.champion import control_of  # `status` needs none of it
+
     found = []
     for champion in workspace.state.champions():
         state = control_of(workspace.state.control(champion.tenant, champion.namespace))

@@ -10,15 +10,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from apprentice_pipeline.control.state import ControlState
 from apprentice_pipeline.records import now_us, rfc3339
-from apprentice_pipeline.routing.champion import control_of
 from apprentice_pipeline.stages import readiness
 from apprentice_pipeline.stages.readiness import Readiness
-from apprentice_pipeline.store.state import ChampionRecord
 from apprentice_pipeline.store.workspace import Workspace
+
+if TYPE_CHECKING:
+    from apprentice_pipeline.control.state import ControlState
+    from apprentice_pipeline.store.state import ChampionRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,8 @@ def _names(workspace: Workspace, tenant: str) -> list[str]:
 
 
 def _stream(workspace: Workspace, tenant: str, namespace: str) -> StreamStatus:
+    from apprentice_pipeline.routing.champion import control_of  # a fresh home needs none of it
+
     document = workspace.state.control(tenant, namespace)
     state = control_of(document)
     champion = workspace.state.champion(tenant, namespace)
