@@ -1,15 +1,13 @@
 """How commands speak: one JSON document or text on stdout, everything else on stderr.
 
-Belongs here: output, progress bars, tables, the mapping of errors to exit codes.
+Belongs here: output, tables, the mapping of errors to exit codes.
 Does not: what any command does.
 """
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -36,35 +34,6 @@ class Terminal:
     def say(self, message: str) -> None:
         """A message for the person watching, on stderr."""
         click.echo(message, err=True)
-
-    @contextmanager
-    def progress(self, title: str, total: int | None = None) -> Iterator[Callable[..., None]]:
-        """A progress bar on stderr; call the yielded function with `(done, total, note)`."""
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-        )
-
-        bar = Progress(
-            TextColumn("{task.description:<28}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=Console(stderr=True),
-            disable=not sys.stderr.isatty(),
-        )
-        with bar:
-            task = bar.add_task(title, total=total, note="")
-
-            def advance(done: int, of: int | None = None, note: str = "") -> None:
-                bar.update(task, completed=done, total=of or total, note=note)
-
-            yield advance
 
 
 def json_option(command: Command) -> Command:

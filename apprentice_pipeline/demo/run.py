@@ -102,7 +102,7 @@ def run_demo(
         with clock.stage("second wave"):
             say(f"second wave: {len(second)} new requests, now routed")
             replies = _send(stage.target, second, SECOND_THREADS, "second wave", progress)
-            _await_settled(workspace, stage, len(first) + len(second))
+            _await_pairs(workspace, stage, len(first) + len(second))
         found = status(workspace, TENANT, stage.namespace)
         return DemoReport.of(found, scored, registered, replies, clock.seconds, setting)
 
@@ -153,11 +153,6 @@ def _promote(workspace: Workspace, namespace: str, registered: RegisteredModel) 
 def _await_pairs(workspace: Workspace, stage: Stage, wanted: int) -> None:
     """Until the lake holds every exchange of the wave: what was delivered was committed before."""
     _await(lambda: _drained(workspace, stage) >= wanted, f"{wanted} pairs in the lake")
-
-
-def _await_settled(workspace: Workspace, stage: Stage, wanted: int) -> None:
-    """Until the second wave is drained; comparisons still under way belong to it too."""
-    _await_pairs(workspace, stage, wanted)
 
 
 def _drained(workspace: Workspace, stage: Stage) -> int:

@@ -38,7 +38,7 @@ def train(
 ) -> TrainedAdapter:
     """Trains on the newest frozen corpus. Raises: BaseModelMissing, DistillError, StoreError."""
     frozen = load(workspace, tenant, namespace, FrozenCorpus)
-    base = resolve_base(base_model or trainable_base(workspace))
+    base = resolve_base(base_model or workspace.config.local.base_model)
     corpus = holdout.reload(workspace, tenant, namespace, frozen).corpus
     settings = lora_settings(workspace.config.distill, len(corpus.train))
     folder = work_folder(workspace, tenant, namespace) / f"adapter-{frozen.root[:16]}"
@@ -74,11 +74,6 @@ def train(
     )
     save(workspace, tenant, namespace, record)
     return record
-
-
-def trainable_base(workspace: Workspace) -> str:
-    """The base to train on: `local.base_model`."""
-    return workspace.config.local.base_model
 
 
 def lora_settings(distill: Distill, rows: int) -> LoraSettings:
