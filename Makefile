@@ -3,9 +3,15 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+NODE   := tests/conformance/node
+SDKS   := $(NODE)/node_modules/.installed
+# Files side by side, one thread of arithmetic each: two on a busy core wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+INSTR  := tests/conformance/instructor
+INSTRS := $(INSTR)/.venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev test check format base samples clean
+.PHONY: help install demo dev test browser node instructor check format base samples clean bench-gateway bench-export bench-status chaos fuzz
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -25,15 +31,57 @@ demo: $(STAMP)  ## the whole product on this machine: capture, distill, prove, s
 dev: $(STAMP)  ## gateway, Dagster and MLflow together on one home
 	$(BIN)/apprentice dev
 
-test: $(STAMP)  ## the test suite
-	$(BIN)/python -m pytest
+test: $(STAMP) browser node instructor  ## the test suite
+	$(PYTEST)
 
-check: $(STAMP)  ## format, lint, types, import contracts, tests
+check: $(STAMP) browser node instructor  ## format, lint, types, import contracts, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+bench-export: $(STAMP)  ## exports of a million pairs, command and HTTP: rows/s and peak memory
+	$(BIN)/python -m bench.export $(BENCH)
+
+bench-status: $(STAMP)  ## `capture status` at ten million pairs: first, unchanged, one drain later
+	$(BIN)/python -m bench.export.status $(BENCH)
+
+bench-gateway: $(STAMP)  ## requests/s and latency beside Portkey, LiteLLM and a bare pass-through
+	$(BIN)/python -m bench.gateway $(BENCH)
+
+chaos: $(STAMP)  ## kill -9 at 200 random instants under load, then proof that nothing was lost
+	$(BIN)/python -m chaos $(CHAOS)
+
+fuzz: $(STAMP)  ## our own OpenAPI document, then every target of fuzz/ (FUZZ_SECONDS=120 each)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[fuzz]'
+	APPRENTICE_FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),100) $(BIN)/python -m pytest tests/gateway/test_gateway_openapi.py --timeout 1800
+	@for target in $$($(BIN)/python -m fuzz); do $(BIN)/python -m fuzz $$target $(or $(FUZZ_SECONDS),120) || exit 1; done
+
+browser:  ## Chromium, which a test of the gateway opens: installed where that can be done
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && apt-get install -qq --yes --no-install-recommends chromium >/dev/null; \
+	else \
+	  echo "One test needs Chromium; install it (Debian: sudo apt-get install chromium)." >&2; \
+	fi
+
+node:  ## the Node SDKs that tests/conformance runs: installed where npm is at hand
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(SDKS); else \
+	  echo "The conformance tests run the Node SDKs: install Node 20 or newer, with npm" \
+	    "(Debian 13: sudo apt-get install nodejs npm), then run make again." >&2; \
+	fi
+
+$(SDKS): $(NODE)/package.json $(NODE)/package-lock.json
+	cd $(NODE) && npm ci --silent --no-audit --no-fund
+	@touch $@
+
+instructor: $(INSTRS)  ## `instructor`, which tests/conformance runs in an environment of its own
+
+$(INSTRS): $(INSTR)/requirements.txt | $(STAMP)
+	$(BIN)/python -m venv --clear $(INSTR)/.venv
+	$(INSTR)/.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
 
 format: $(STAMP)  ## rewrites the code in the house format
 	$(BIN)/ruff format .
@@ -46,4 +94,4 @@ samples: $(STAMP)  ## writes data/ anew, byte for byte
 	$(BIN)/python -m apprentice_pipeline.demo.samples --seed 7 --out data
 
 clean:  ## removes the virtual environment, caches and the local home
-	rm -rf $(VENV) .apprentice .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(NODE)/node_modules $(INSTR)/.venv .apprentice .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

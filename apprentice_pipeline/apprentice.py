@@ -19,10 +19,10 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from apprentice_pipeline.asynchronous import AsyncApprentice, Result
-from apprentice_pipeline.config import Settings, load_settings
 from apprentice_pipeline.errors import UsageError
 from apprentice_pipeline.records import DEFAULT_TENANT
 from apprentice_pipeline.routing import Router
+from apprentice_pipeline.settings import Settings, load_settings
 
 __all__ = ["Apprentice", "AsyncApprentice", "Result", "Router"]
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from apprentice_pipeline.config import Settings, Task, load_settings
+from apprentice_pipeline.config import Task
 from apprentice_pipeline.errors import (
     ApprenticeError,
     BudgetExhausted,
@@ -45,6 +45,7 @@ from apprentice_pipeline.routing.tasks import checked_input, output_of, request_
 from apprentice_pipeline.serving.backend import Backend
 from apprentice_pipeline.serving.embedding import embedder
 from apprentice_pipeline.serving.opening import open_backend, open_supervisor
+from apprentice_pipeline.settings import Settings, load_settings
 from apprentice_pipeline.store.drain import drain
 from apprentice_pipeline.store.spool import Spool
 from apprentice_pipeline.store.workspace import Workspace
@@ -280,4 +281,5 @@ def _exchange(routed: Attempt, answer: Answer, provider: str) -> Exchange:
         cost_usd=answer.cost_usd,
         inclusion_probability=routed.inclusion_probability,
         origin="run",
+        ending=answer.ending,
     )

@@ -1,25 +1,17 @@
-"""`apprentice.yaml` and the environment, as frozen models.
+"""`apprentice.yaml` as frozen models.
 
-Belongs here: every key, its type, its default, its meaning; reading the environment from
-an injected mapping; the paths under `APPRENTICE_HOME`. Does not: opening anything.
-Promise: all faults of a file are reported at once, each with its line.
+Belongs here: every key, its type, its default, its meaning. Does not: reading a file
+(`config_file`), the environment (`settings`).
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-from collections.abc import Mapping
-from dataclasses import dataclass
 from decimal import Decimal
-from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from apprentice_pipeline.errors import ConfigError
 from apprentice_pipeline.records import NAME_PATTERN
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -93,6 +85,7 @@ class Task(Section):
     budget: Budget | None = None
     coaching: Coaching = Coaching()
     consent: bool = True
+    retention_days: PositiveInt | None = None
 
     @field_validator("name")
     @classmethod
@@ -118,7 +111,7 @@ class Task(Section):
 class Provider(Section):
     """A remote model and where its key is found."""
 
-    provider: Literal["anthropic", "openai"]
+    provider: Literal["anthropic", "openai", "gemini"]
     model: str
     api_key_env: str
 
@@ -133,16 +126,17 @@ class Price(Section):
 
 
 class Endpoints(Section):
-    """Base URLs of the providers, without `/v1`."""
+    """Base URLs of the providers, without `/v1` or `/v1beta`."""
 
     openai: str = "https://api.openai.com"
     anthropic: str = "https://api.anthropic.com"
+    gemini: str = "https://generativelanguage.googleapis.com"
 
 
 class Remote(Section):
     """The frontier: which model answers `run`, and where providers live."""
 
-    provider: Literal["anthropic", "openai"] = "anthropic"
+    provider: Literal["anthropic", "openai", "gemini"] = "anthropic"
     model: str = "claude-sonnet-4-5-20250929"
     api_key_env: str = "ANTHROPIC_API_KEY"
     additional_providers: tuple[Provider, ...] = ()
@@ -269,9 +263,31 @@ class Alerts(Section):
 
     webhook: str = ""
 
+    @field_validator("webhook")
+    @classmethod
+    def _address(cls, webhook: str) -> str:
+        if webhook and not webhook.startswith(("https://", "http://")):
+            raise ValueError("an address that begins with https:// or http://")
+        return webhook
+
+
+class Telemetry(Section):
+    """OpenTelemetry spans of captured calls; none without an endpoint."""
+
+    otlp_endpoint: str = ""
+    sample: Share = 1.0
+    queue_size: PositiveInt = 2_048
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _address(cls, endpoint: str) -> str:
+        if endpoint and not endpoint.startswith(("https://", "http://")):
+            raise ValueError("an address that begins with https:// or http://")
+        return endpoint
+
 
 class Gateway(Section):
-    """Limits of the capture gateway."""
+    """Limits of the capture gateway, and what it tells of itself."""
 
     host: str = "127.0.0.1"
     port: int = Field(default=8710, ge=0, le=65_535)
@@ -279,8 +295,26 @@ class Gateway(Section):
     commit_timeout_ms: PositiveInt = 250
     max_body_bytes: PositiveInt = 100_000_000
     max_connections: PositiveInt = 1_000
+    max_clients: PositiveInt = 10_000
+    max_in_flight: PositiveInt = 1_000
+    max_in_flight_per_tenant: PositiveInt = 800
+    max_header_bytes: PositiveInt = 65_536
+    max_headers: PositiveInt = 200
+    header_timeout_s: float = Field(default=30.0, gt=0)
+    body_timeout_s: float = Field(default=60.0, gt=0)
+    write_timeout_s: float = Field(default=120.0, gt=0)
+    total_timeout_s: float = Field(default=3_600.0, gt=0)
     upstream_timeout_s: float = Field(default=600.0, gt=0)
     key_cache_s: float = Field(default=1.0, gt=0, le=60.0)
+    tls_certificate: str = ""
+    tls_key: str = ""
+    access_log: Literal["off", "text", "json"] = "off"
+    telemetry: Telemetry = Telemetry()
+
+    @field_validator("access_log", mode="before")
+    @classmethod
+    def _off(cls, form: object) -> object:
+        return "off" if form is False else form  # YAML reads a bare `off` as false
 
 
 class Config(Section):
@@ -321,146 +355,9 @@ class Config(Section):
         return declared or self.distill.threshold
 
 
-@dataclass(frozen=True, slots=True)
-class Home:
-    """The paths under `APPRENTICE_HOME`. Nothing is created by naming them."""
-
-    root: Path
-
-    @property
-    def spool(self) -> Path:
-        """Folder of spool files, one per gateway worker."""
-        return self.root / "spool"
-
-    @property
-    def lake(self) -> Path:
-        """Folder of the Delta tables, one root per tenant."""
-        return self.root / "lake"
-
-    @property
-    def state(self) -> Path:
-        """The SQLite state database."""
-        return self.root / "state.db"
-
-    @property
-    def keys(self) -> Path:
-        """Master and signing keys, mode 0700."""
-        return self.root / "keys"
-
-    @property
-    def corpora(self) -> Path:
-        """Sealed corpus manifests."""
-        return self.root / "corpora"
-
-    @property
-    def work(self) -> Path:
-        """Adapters and evaluations between stages of one run."""
-        return self.root / "work"
-
-    @property
-    def artifacts(self) -> Path:
-        """Signed `.kolm` files."""
-        return self.root / "artifacts"
-
-    @property
-    def mlflow(self) -> Path:
-        """MLflow's SQLite store and artifacts."""
-        return self.root / "mlflow"
-
-    @property
-    def dagster(self) -> Path:
-        """DAGSTER_HOME."""
-        return self.root / "dagster"
-
-    @property
-    def run(self) -> Path:
-        """Sockets, locks and pid files of running processes."""
-        return self.root / "run"
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Everything a process starts from: configuration, home, secrets and provider keys."""
-
-    config: Config
-    home: Home
-    master_key: bytes | None
-    signing_secret: bytes | None
-    environment: Mapping[str, str]
-    source: str
-
-    def api_key(self, variable: str) -> str | None:
-        """A provider key by the name of its environment variable."""
-        return self.environment.get(variable) or None
-
-
-def load_settings(environment: Mapping[str, str], path: str | Path | None = None) -> Settings:
-    """Settings from an environment mapping; `path` overrides `APPRENTICE_CONFIG`.
-
-    An absent default file means defaults; a file that was named must exist.
-    Raises: ConfigError with every fault of the file and of the environment.
-    """
-    named = path or environment.get("APPRENTICE_CONFIG")
-    file = Path(named or "./apprentice.yaml")
-    if file.is_file():
-        config = parse_config(_text_of(file), source=str(file))
-    elif named:
-        raise ConfigError(
-            ["the file does not exist"],
-            source=str(file),
-            remedy="write one with `apprentice init`, or unset APPRENTICE_CONFIG for the defaults",
-        )
-    else:
-        config = Config()
-    secret = environment.get("APPRENTICE_SIGNING_SECRET", "")
-    return Settings(
-        config=config,
-        home=Home(Path(environment.get("APPRENTICE_HOME") or "./.apprentice").absolute()),
-        master_key=_master_key(environment.get("APPRENTICE_MASTER_KEY", "")),
-        signing_secret=secret.encode() or None,
-        environment=dict(environment),
-        source=str(file) if file.is_file() else "defaults",
-    )
-
-
-def parse_config(text: str, *, source: str) -> Config:
-    """The configuration in `text`; `source` names it in messages.
-
-    Raises: ConfigError with every unknown key, wrong type and impossible value, with lines.
-    """
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark else ""
-        problem = getattr(error, "problem", None) or "not valid YAML"
-        raise ConfigError([f"{where}{problem}"], source=source) from None
-    if document is None:
-        return Config()
-    if not isinstance(document, dict):
-        raise ConfigError(["line 1: the file must hold a mapping of sections"], source=source)
-    faults = _repeated_keys(root)
-    try:
-        config = Config.model_validate(document)
-    except ValidationError as error:
-        faults += [_fault(root, item["loc"], item["msg"]) for item in error.errors()]
-    if faults:
-        raise ConfigError(sorted(faults, key=_line_number), source=source)
-    return config
-
-
-def _text_of(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise ConfigError(["line 1: the file is not UTF-8 text"], source=str(file)) from None
-    except OSError as error:
-        raise ConfigError(
-            [f"the file cannot be read: {error.strerror}"],
-            source=str(file),
-            remedy="check its permissions",
-        ) from None
+def config_document(config: Config) -> dict[str, Any]:
+    """The effective configuration as plain JSON values."""
+    return config.model_dump(mode="json")
 
 
 def _known_or_dotted(name: str, known: tuple[str, ...]) -> str:
@@ -469,79 +366,3 @@ def _known_or_dotted(name: str, known: tuple[str, ...]) -> str:
         return name
     choices = ", ".join(known)
     raise ValueError(f"choose one of {choices}, or name a plug-in as package.module:attribute")
-
-
-def _master_key(text: str) -> bytes | None:
-    if not text:
-        return None
-    try:
-        key = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        key = b""
-    if len(key) != 32:
-        raise ConfigError(
-            ["APPRENTICE_MASTER_KEY must be 32 bytes in base64"],
-            source="environment",
-            remedy="make one with `openssl rand -base64 32`, or unset it to use the key file",
-        )
-    return key
-
-
-def _line_number(fault: str) -> int:
-    head = fault.removeprefix("line ").split(":", 1)[0]
-    return int(head) if head.isdigit() else 0
-
-
-def _fault(root: yaml.Node | None, location: tuple[int | str, ...], message: str) -> str:
-    words = {
-        "Extra inputs are not permitted": "unknown key",
-        "Field required": "this key is required",
-    }
-    line, path = _locate(root, location)
-    text = words.get(message, message.removeprefix("Value error, "))
-    return f"line {line}: {path or 'file'}: {text}"
-
-
-def _locate(root: yaml.Node | None, location: tuple[int | str, ...]) -> tuple[int, str]:
-    """The line of the deepest part of `location` that the file holds, and its dotted path."""
-    node, line, path = root, 1, ""
-    for part in location:
-        step = _child(node, part)
-        if step is None:
-            if isinstance(part, str) and isinstance(node, yaml.MappingNode):
-                path = f"{path}.{part}" if path else part
-            continue
-        key_line, node = step
-        line = key_line
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
-    return line, path
-
-
-def _child(node: yaml.Node | None, part: int | str) -> tuple[int, yaml.Node] | None:
-    if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-        return node.value[part].start_mark.line + 1, node.value[part]
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            if key.value == str(part):
-                return key.start_mark.line + 1, value
-    return None
-
-
-def _repeated_keys(node: yaml.Node | None) -> list[str]:
-    """YAML keeps the last of two equal keys in silence; a silent loss is a fault."""
-    if isinstance(node, yaml.SequenceNode):
-        return [fault for item in node.value for fault in _repeated_keys(item)]
-    if not isinstance(node, yaml.MappingNode):
-        return []
-    faults, seen = [], set()
-    for key, value in node.value:
-        if key.value in seen:
-            faults.append(f"line {key.start_mark.line + 1}: {key.value}: this key appears twice")
-        seen.add(key.value)
-        faults += _repeated_keys(value)
-    return faults
-
-
-def config_document(config: Config) -> dict[str, Any]:
-    """The effective configuration as plain JSON values."""
-    return config.model_dump(mode="json")

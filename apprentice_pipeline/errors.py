@@ -5,9 +5,11 @@
     ├── UsageError             the caller asked for something that cannot be asked (exit 2)
     ├── VaultError             sealing, opening, master and data keys
     │   ├── KeyMissing         a key that must exist does not
+    │   ├── MasterKeyChanged   the master key at hand wraps the data keys no more (or never did)
     │   └── CannotOpen         a sealed value does not open: wrong key, moved, or changed
     ├── StoreError             spool, lake, state
-    │   └── StorageFull        the disk has no room
+    │   ├── StorageFull        the disk has no room
+    │   └── Unstorable         content that is no JSON, or nests too deeply to be written again
     ├── WireError              bytes that are not the provider's format
     ├── TrafficError           a line of imported or demo traffic is malformed
     ├── CorpusError            selection, split, manifest
@@ -71,6 +73,10 @@ class KeyMissing(VaultError):
     """A master or data key that must exist does not."""
 
 
+class MasterKeyChanged(VaultError):
+    """The data keys are wrapped by another master key than the one at hand."""
+
+
 class CannotOpen(VaultError):
     """A sealed value does not open: another key, another row, or changed bytes."""
 
@@ -81,6 +87,10 @@ class StoreError(ApprenticeError):
 
 class StorageFull(StoreError):
     """The disk (or quota) has no room left."""
+
+
+class Unstorable(StoreError):
+    """A record's content is no JSON, or nests too deeply to be written again."""
 
 
 class WireError(ApprenticeError):
@@ -125,6 +135,12 @@ class GateRefused(ApprenticeError):
 
 class ArtifactError(ApprenticeError):
     """A `.kolm` is malformed, changed, unsigned or not trusted."""
+
+    def __init__(self, message: str, *, remedy: str = "") -> None:
+        super().__init__(
+            message,
+            remedy=remedy or "nothing of it was loaded: get the file again, or distill anew",
+        )
 
 
 class RegistryError(ApprenticeError):

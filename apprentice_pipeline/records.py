@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import time
-import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,10 @@ if TYPE_CHECKING:
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 DEFAULT_TENANT = "default"
 DEFAULT_NAMESPACE = "default"
+
+WHOLE = "whole"
+CUT = "cut"
+REFUSED = "refused"
 
 Message = dict[str, Any]
 
@@ -37,11 +40,10 @@ def now_us() -> int:
 
 def new_pair_id(at_us: int) -> str:
     """A time-ordered unique id (UUID version 7, RFC 9562) for one exchange."""
-    milliseconds = (at_us // 1_000) & ((1 << 48) - 1)
-    value = milliseconds << 80 | int.from_bytes(os.urandom(10), "big")
-    value = value & ~(0xF << 76) | 0x7 << 76
-    value = value & ~(0x3 << 62) | 0x2 << 62
-    return str(uuid.UUID(int=value))
+    moment = f"{(at_us // 1_000) & ((1 << 48) - 1):012x}"
+    noise = os.urandom(10).hex()
+    variant = "89ab"[int(noise[3], 16) & 3]
+    return f"{moment[:8]}-{moment[8:]}-7{noise[:3]}-{variant}{noise[4:7]}-{noise[7:19]}"
 
 
 def date_of(at_us: int) -> str:
@@ -72,7 +74,8 @@ class Exchange:
 
     `input` is `{"messages": [...], "parameters": {...}}`; `output` is the answer's text, or
     `{"content": [...], "tool_calls": [...]}` where it is more than text; None when none came.
-    Sealed before it touches a disk (`store.spool`).
+    `ending` is how the answer ended, in our words: `whole`, `cut` (by a limit, a filter or a
+    pause) or `refused`. Sealed before it touches a disk (`store.spool`).
     """
 
     pair_id: str
@@ -94,12 +97,14 @@ class Exchange:
     cost_usd: float | None
     inclusion_probability: float = 1.0
     origin: str = "gateway"
+    ending: str = WHOLE
 
     @property
     def is_pair(self) -> bool:
-        """Complete, successful, and answered by the remote model: fit to learn from."""
+        """Complete, successful, answered in full by the remote model: fit to learn from."""
         return (
             self.complete
+            and self.ending == WHOLE
             and 200 <= self.status < 300
             and self.served_by == "remote"
             and self.output is not None
@@ -178,7 +183,7 @@ class Feedback:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer to one request, whoever gave it."""
+    """One answer to one request, whoever gave it; `ending` as an `Exchange` has it."""
 
     output: Any
     model: str
@@ -187,6 +192,7 @@ class Answer:
     usage: Usage = field(default_factory=Usage)
     cost_usd: float | None = None
     confidence: float | None = None
+    ending: str = WHOLE
 
 
 def captures_schema() -> pa.Schema:
@@ -204,6 +210,7 @@ def captures_schema() -> pa.Schema:
             ("model", pa.string()),
             ("status", pa.int32()),
             ("complete", pa.bool_()),
+            ("ending", pa.string()),
             ("streamed", pa.bool_()),
             ("is_pair", pa.bool_()),
             ("served_by", pa.string()),

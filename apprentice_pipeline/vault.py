@@ -1,7 +1,8 @@
 """Sealing: what makes every stored input and output unreadable without its tenant's key.
 
 Belongs here: key wrapping, key derivation, AES-256-GCM, keyed fingerprints.
-Does not: where wrapped keys are stored (`DataKeyStore`, implemented by `store.state`).
+Does not: where wrapped keys are stored (`DataKeyStore`, implemented by `store.data_keys`), where
+the master key is kept (`store.master_key`).
 Promise: a sealed value opens only for the tenant, namespace, pair id and field it was
 sealed for; deleting a tenant's data keys makes all its rows unreadable at once.
 
@@ -18,14 +19,14 @@ import os
 import secrets
 import struct
 import threading
-from pathlib import Path
+from collections.abc import Callable
 from typing import Protocol
 
 import zstandard
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from apprentice_pipeline.errors import CannotOpen, KeyMissing, VaultError
+from apprentice_pipeline.errors import CannotOpen, KeyMissing, MasterKeyChanged, VaultError
 
 SEAL_VERSION = 1
 MAX_PLAINTEXT = 512 * 1024 * 1024
@@ -40,8 +41,11 @@ class DataKeyStore(Protocol):
         """Wrapped keys of a tenant by version; empty when it has none."""
         ...
 
-    def add_wrapped_key(self, tenant: str, version: int, wrapped: bytes) -> None:
-        """Stores a wrapped key unless that version exists already."""
+    def add_wrapped_key(self, tenant: str, version: int, wrapped: bytes, *, mark: str) -> None:
+        """Stores a wrapped key unless that version exists already.
+
+        Raises: MasterKeyChanged when `mark` is not the mark of the master key in force.
+        """
         ...
 
     def delete_wrapped_keys(self, tenant: str) -> None:
@@ -59,7 +63,7 @@ class MemoryDataKeys:
         """See `DataKeyStore`."""
         return dict(self._keys.get(tenant, {}))
 
-    def add_wrapped_key(self, tenant: str, version: int, wrapped: bytes) -> None:
+    def add_wrapped_key(self, tenant: str, version: int, wrapped: bytes, *, mark: str) -> None:  # noqa: ARG002 - one master key for life
         """See `DataKeyStore`."""
         self._keys.setdefault(tenant, {}).setdefault(version, wrapped)
 
@@ -68,14 +72,49 @@ class MemoryDataKeys:
         self._keys.pop(tenant, None)
 
 
-class Vault:
-    """Seals and opens with data keys wrapped by one 32-byte master key. Safe across threads."""
+class MasterKey:
+    """The key that wraps data keys. `mark` names it and reveals nothing of it."""
 
-    def __init__(self, master_key: bytes, keys: DataKeyStore) -> None:
-        if len(master_key) != 32:
+    def __init__(self, key: bytes) -> None:
+        if len(key) != 32:
             raise VaultError("the master key must be 32 bytes")
-        self._master = AESGCM(master_key)
+        self.mark = hmac.digest(key, b"apprentice master key mark", "sha256")[:16].hex()
+        self._cipher = AESGCM(key)
+
+    def wrap(self, tenant: str, version: int, data_key: bytes) -> bytes:
+        """`data_key`, readable with this master key and for this tenant and version only."""
+        nonce = os.urandom(_NONCE)
+        context = _context(tenant, "", "", "data-key", version)
+        return nonce + self._cipher.encrypt(nonce, data_key, context)
+
+    def unwrap(self, tenant: str, version: int, wrapped: bytes) -> bytes:
+        """What `wrap` wrapped. Raises: CannotOpen."""
+        context = _context(tenant, "", "", "data-key", version)
+        try:
+            return self._cipher.decrypt(wrapped[:_NONCE], wrapped[_NONCE:], context)
+        except (InvalidTag, ValueError):
+            raise CannotOpen(
+                f"the data key of tenant {tenant!r} does not open with this master key",
+                remedy="give the APPRENTICE_MASTER_KEY (or key file) this home was made with, or "
+                "rotated to since",
+            ) from None
+
+
+class Vault:
+    """Seals and opens with data keys wrapped by one master key. Safe across threads.
+
+    `renew` tells the master key of now, for a vault that outlives a rotation of it.
+    """
+
+    def __init__(
+        self,
+        master_key: bytes | MasterKey,
+        keys: DataKeyStore,
+        renew: Callable[[], MasterKey] | None = None,
+    ) -> None:
+        self._master = master_key if isinstance(master_key, MasterKey) else MasterKey(master_key)
         self._store = keys
+        self._renew = renew
         self._data_keys: dict[str, dict[int, bytes]] = {}
 
     def seal(
@@ -167,63 +206,37 @@ class Vault:
         return keys
 
     def _create(self, tenant: str) -> dict[int, bytes]:
-        nonce = os.urandom(_NONCE)
-        context = _context(tenant, "", "", "data-key", 1)
-        wrapped = nonce + self._master.encrypt(nonce, secrets.token_bytes(32), context)
-        self._store.add_wrapped_key(tenant, 1, wrapped)
+        data_key = secrets.token_bytes(32)
+        try:
+            self._add(tenant, data_key)
+        except MasterKeyChanged:
+            if not self._renewed():
+                raise
+            self._add(tenant, data_key)
         keys = self._load(tenant)
         if not keys:
             raise KeyMissing(f"the data key of tenant {tenant!r} could not be stored")
         return keys
 
+    def _add(self, tenant: str, data_key: bytes) -> None:
+        master = self._master
+        wrapped = master.wrap(tenant, 1, data_key)
+        self._store.add_wrapped_key(tenant, 1, wrapped, mark=master.mark)
+
     def _unwrap(self, tenant: str, version: int, wrapped: bytes) -> bytes:
-        context = _context(tenant, "", "", "data-key", version)
         try:
-            return self._master.decrypt(wrapped[:_NONCE], wrapped[_NONCE:], context)
-        except InvalidTag:
-            raise CannotOpen(
-                f"the data key of tenant {tenant!r} does not open with this master key",
-                remedy="give the APPRENTICE_MASTER_KEY (or key file) this home was made with",
-            ) from None
+            return self._master.unwrap(tenant, version, wrapped)
+        except CannotOpen:
+            if not self._renewed():
+                raise
+        return self._master.unwrap(tenant, version, wrapped)
 
-
-def load_master_key(given: bytes | None, key_folder: Path) -> bytes:
-    """The master key: `given`, else the 0600 file in `key_folder`, made at first start.
-
-    Raises: KeyMissing when the file is unreadable or not 32 bytes. Two processes that start
-    at once agree: the first to link its file wins.
-    """
-    if given is not None:
-        return given
-    file = key_folder / "master.key"
-    if not file.exists():
-        _create_key_file(file)
-    try:
-        key = file.read_bytes()
-    except OSError as error:
-        raise KeyMissing(f"cannot read {file}: {error.strerror}") from None
-    if len(key) != 32:
-        raise KeyMissing(
-            f"{file} is not a 32-byte key", remedy="restore it; without it nothing sealed opens"
-        )
-    return key
-
-
-def _create_key_file(file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as handle:
-            handle.write(secrets.token_bytes(32))
-            handle.flush()
-            os.fsync(handle.fileno())
-        try:
-            os.link(draft, file)
-        except FileExistsError:
-            return
-    finally:
-        draft.unlink(missing_ok=True)
+    def _renewed(self) -> bool:
+        """Whether there is another master key now; then it is the one in use."""
+        newer = self._renew() if self._renew is not None else self._master
+        changed = newer.mark != self._master.mark
+        self._master = newer
+        return changed
 
 
 class _Zstd(threading.local):

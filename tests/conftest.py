@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from apprentice_pipeline.config import load_settings
 from apprentice_pipeline.records import Exchange, Usage, new_pair_id, now_us
+from apprentice_pipeline.settings import load_settings
 
 if TYPE_CHECKING:
     from apprentice_pipeline.orchestration.pipeline import Pipeline

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from apprentice_pipeline import Apprentice, AsyncApprentice
-from apprentice_pipeline.config import load_settings
 from apprentice_pipeline.control import phases
 from apprentice_pipeline.control.risk import Certificate
 from apprentice_pipeline.control.state import Comparison, Phase
@@ -27,6 +26,7 @@ from apprentice_pipeline.routing.champion import (
     policy_of,
 )
 from apprentice_pipeline.routing.tasks import request_of
+from apprentice_pipeline.settings import load_settings
 from apprentice_pipeline.store.state import ChampionRecord
 from apprentice_pipeline.store.workspace import Workspace
 from apprentice_pipeline.wire.conversation import system_prompt_digest

@@ -12,8 +12,10 @@ import pytest
 from pydantic import BaseModel
 
 from apprentice_pipeline.cli.template import TEMPLATE
-from apprentice_pipeline.config import Config, Home, config_document, load_settings, parse_config
+from apprentice_pipeline.config import Config, config_document
+from apprentice_pipeline.config_file import parse_config
 from apprentice_pipeline.errors import ConfigError
+from apprentice_pipeline.settings import Home, load_settings
 
 CONTRACT = """\
 tasks:

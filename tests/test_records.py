@@ -98,6 +98,8 @@ def an_exchange(**changes: object) -> Exchange:
         ({"status": 429}, False),
         ({"status": 302}, False),
         ({"output": None}, False),
+        ({"ending": "cut"}, False),
+        ({"ending": "refused"}, False),
     ],
 )
 def test_only_a_complete_successful_remote_answer_is_a_pair(

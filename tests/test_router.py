@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from apprentice_pipeline.config import Budget, Config, Home, Serving, Settings, Task
+from apprentice_pipeline.config import Budget, Config, Serving, Task
 from apprentice_pipeline.control import phases
 from apprentice_pipeline.control.risk import Certificate
 from apprentice_pipeline.control.state import Comparison, ControlState, Phase
@@ -25,6 +25,7 @@ from apprentice_pipeline.routing.champion import (
     policy_of,
 )
 from apprentice_pipeline.serving.backend import LocalAnswer, LocalRequest
+from apprentice_pipeline.settings import Home, Settings
 from apprentice_pipeline.store.drain import drain
 from apprentice_pipeline.store.spool import Spool
 from apprentice_pipeline.store.state import ChampionRecord

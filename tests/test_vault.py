@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import stat
-import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from apprentice_pipeline.errors import CannotOpen, KeyMissing, VaultError
-from apprentice_pipeline.vault import MemoryDataKeys, Vault, load_master_key
+from apprentice_pipeline.vault import MasterKey, MemoryDataKeys, Vault
 
 SECRET = "the customer said: my card is 4111"
 PLACE = {"tenant": "acme", "namespace": "tickets", "pair_id": "p-1", "field": "input"}
@@ -81,7 +76,7 @@ def test_a_wrapped_key_of_one_tenant_does_not_serve_another() -> None:
     keys = MemoryDataKeys()
     vault = Vault(bytes(32), keys)
     vault.seal(b"x", **PLACE)
-    keys.add_wrapped_key("globex", 1, keys.wrapped_keys("acme")[1])
+    keys.add_wrapped_key("globex", 1, keys.wrapped_keys("acme")[1], mark="")
     with pytest.raises(CannotOpen, match="'globex' does not open"):
         vault.seal(b"x", **{**PLACE, "tenant": "globex"})
 
@@ -111,6 +106,60 @@ def test_a_tenant_that_comes_back_gets_a_new_key_that_opens_no_old_row(vault: Va
     vault.seal(b"new", **PLACE)
     with pytest.raises(CannotOpen):
         vault.open(sealed, **PLACE)
+
+
+WORD = st.text(st.sampled_from("ab1-_/.é\x00"), max_size=4)
+
+
+@given(st.tuples(WORD, WORD, WORD, WORD), st.tuples(WORD, WORD, WORD, WORD))
+def test_no_place_but_its_own_opens_a_value(
+    sealed_for: tuple[str, str, str, str], tried: tuple[str, str, str, str]
+) -> None:
+    """Whatever the names: of tenants with data keys of their own, glued, shifted or empty."""
+    names = ("tenant", "namespace", "pair_id", "field")
+    place, other = dict(zip(names, sealed_for, strict=True)), dict(zip(names, tried, strict=True))
+    sealed = SHARED.seal(SECRET.encode(), **place)
+    SHARED.seal(b"so that it has a key", **other)
+    if place == other:
+        assert SHARED.open(sealed, **other) == SECRET.encode()
+        return
+    with pytest.raises(CannotOpen, match="does not open"):
+        SHARED.open(sealed, **other)
+
+
+@given(st.binary(min_size=32, max_size=32), WORD, st.integers(1, 9), st.binary(max_size=40))
+def test_a_wrapped_key_opens_with_its_master_key_tenant_and_version_only(
+    master: bytes, tenant: str, version: int, data_key: bytes
+) -> None:
+    key = MasterKey(master)
+    wrapped = key.wrap(tenant, version, data_key)
+    assert key.unwrap(tenant, version, wrapped) == data_key
+    others = [
+        (MasterKey(bytes([master[0] ^ 1]) + master[1:]), tenant, version),
+        (key, f"{tenant}x", version),
+        (key, tenant, version + 1),
+    ]
+    for other, of, number in others:
+        with pytest.raises(CannotOpen):
+            other.unwrap(of, number, wrapped)
+    assert key.mark != others[0][0].mark
+
+
+def test_a_vault_follows_a_new_master_key_and_keeps_its_data_keys() -> None:
+    """A process that was running when the keys were re-wrapped."""
+    keys, old, new = MemoryDataKeys(), MasterKey(bytes(32)), MasterKey(b"\1" * 32)
+    in_force = [old]
+    vault = Vault(old, keys, lambda: in_force[0])
+    sealed = vault.seal(SECRET.encode(), **PLACE)
+    data_key = old.unwrap("acme", 1, keys.wrapped_keys("acme")[1])
+    keys.delete_wrapped_keys("acme")
+    keys.add_wrapped_key("acme", 1, new.wrap("acme", 1, data_key), mark=new.mark)
+    with pytest.raises(CannotOpen, match="master key"):
+        vault.refresh("acme")
+    in_force[0] = new
+    vault.refresh("acme")
+    assert vault.open(sealed, **PLACE) == SECRET.encode()
+    assert Vault(new, keys).open(sealed, **PLACE) == SECRET.encode()
 
 
 @given(st.integers(0, len(SEALED) - 1), st.integers(1, 255))
@@ -166,61 +215,6 @@ def test_threads_that_seal_at_once_agree_on_one_key() -> None:
         thread.join()
     fresh = Vault(bytes(32), keys)
     assert {fresh.open(value, **PLACE) for value in sealed} == {SECRET.encode()}
-
-
-def test_a_given_master_key_is_used_and_no_file_is_made(tmp_path: Path) -> None:
-    assert load_master_key(b"k" * 32, tmp_path / "keys") == b"k" * 32
-    assert not (tmp_path / "keys").exists()
-
-
-def test_the_key_file_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
-    folder = tmp_path / "keys"
-    key = load_master_key(None, folder)
-    file = folder / "master.key"
-    assert len(key) == 32
-    assert load_master_key(None, folder) == key == file.read_bytes()
-    assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert [entry.name for entry in folder.iterdir()] == ["master.key"]
-
-
-def test_processes_that_start_at_once_agree_on_one_master_key(tmp_path: Path) -> None:
-    program = (
-        "import sys, time, pathlib; from apprentice_pipeline.vault import load_master_key\n"
-        "print(flush=True); sys.stdin.read()\n"
-        "print(load_master_key(None, pathlib.Path(sys.argv[1])).hex())"
-    )
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", program, str(tmp_path / "keys")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
-        )
-        for _ in range(4)
-    ]
-    for process in started:
-        assert process.stdout is not None
-        process.stdout.readline()
-    for process in started:
-        assert process.stdin is not None
-        process.stdin.close()
-    keys = set()
-    for process in started:
-        with process:
-            assert process.stdout is not None
-            keys.add(process.stdout.read().strip())
-    assert len(keys) == 1
-    assert keys == {(tmp_path / "keys" / "master.key").read_bytes().hex()}
-
-
-def test_a_damaged_key_file_is_refused_not_replaced(tmp_path: Path) -> None:
-    (tmp_path / "master.key").write_bytes(b"short")
-    with pytest.raises(KeyMissing, match="32-byte key") as refusal:
-        load_master_key(None, tmp_path)
-    assert "restore" in refusal.value.remedy
-    assert (tmp_path / "master.key").read_bytes() == b"short"
 
 
 def test_a_master_key_of_another_length_is_refused() -> None:

@@ -186,7 +186,8 @@ def _private_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def _public_of(file: Path) -> bytes:
+def private_key_of(file: Path) -> ec.EllipticCurvePrivateKey:
+    """The private key in a PEM file. Raises: ArtifactError when it is no P-256 key."""
     try:
         key = serialization.load_pem_private_key(file.read_bytes(), password=None)
     except OSError as error:
@@ -198,7 +199,11 @@ def _public_of(file: Path) -> bytes:
         ) from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
         raise ArtifactError(f"{file} is not an ECDSA P-256 key")
-    return _pem(key.public_key())
+    return key
+
+
+def _public_of(file: Path) -> bytes:
+    return _pem(private_key_of(file).public_key())
 
 
 def _normal_public(pem: bytes) -> bytes:

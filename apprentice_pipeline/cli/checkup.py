@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from apprentice_pipeline.cli import opening
-from apprentice_pipeline.config import Settings
 from apprentice_pipeline.errors import ApprenticeError
+from apprentice_pipeline.settings import Settings
 
 PARTS = (
     ("train", ("torch", "transformers", "peft", "trl"), "distillation and the embedded backend"),

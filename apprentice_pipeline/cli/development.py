@@ -12,16 +12,14 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from apprentice_pipeline.cli.terminal import Terminal
-from apprentice_pipeline.config import Settings
 from apprentice_pipeline.errors import ApprenticeError, UsageError
+from apprentice_pipeline.settings import Settings
 
 START_SECONDS = 120.0
 
@@ -70,6 +68,8 @@ def _services(
     gateway, dagster, mlflow = (
         f"http://127.0.0.1:{port}" for port in (gateway_port, dagster_port, mlflow_port)
     )
+    if settings.config.gateway.tls_certificate:
+        gateway = gateway.replace("http:", "https:", 1)
     return [
         Service(
             "gateway",
@@ -148,16 +148,14 @@ def _stop(children: list[subprocess.Popen[bytes]]) -> None:
 
 
 def _await_ready(service: Service, child: subprocess.Popen[bytes]) -> None:
+    from apprentice_pipeline.gateway.probe import is_up
+
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if child.poll() is not None:
             raise _died(service, child)
-        with (
-            suppress(urllib.error.URLError, ConnectionError, TimeoutError),
-            urllib.request.urlopen(service.ready, timeout=2) as answer,
-        ):
-            if answer.status == 200:
-                return
+        if is_up(service.ready, timeout_s=2.0):
+            return
         time.sleep(0.3)
     raise ApprenticeError(
         f"{service.name} did not answer within {START_SECONDS:.0f} s", remedy=f"see {service.log}"

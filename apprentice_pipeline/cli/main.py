@@ -1,7 +1,7 @@
 """The `apprentice` command: its groups, its exit codes.
 
 Belongs here: assembling the commands and mapping errors. Does not: the commands themselves
-(`setup`, `traffic`, `models`, `service`, each by what its user is about to do).
+(`setup`, `keys`, `traffic`, `models`, `service`, each by what its user is about to do).
 Nothing heavy is imported before a command runs: `apprentice --help` is instant.
 """
 
@@ -12,14 +12,15 @@ import sys
 import click
 
 from apprentice_pipeline import __version__
-from apprentice_pipeline.cli import models, service, setup, traffic
+from apprentice_pipeline.cli import keys, models, service, setup, traffic
 from apprentice_pipeline.cli.terminal import report_failure
 from apprentice_pipeline.errors import ApprenticeError, UsageError
 
 COMMANDS = (
     setup.init,
     setup.doctor,
-    setup.key,
+    keys.key,
+    keys.provider_key,
     traffic.capture,
     traffic.labels,
     traffic.import_,

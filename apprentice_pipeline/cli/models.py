@@ -84,10 +84,16 @@ def inspect(file: Path) -> None:
 @click.option("--public-key", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @json_option
 def verify(file: Path, public_key: Path | None) -> None:
-    """Re-hashes, walks the chain, recomputes K and checks the signature of a .kolm."""
+    """Re-hashes, walks the chain, recomputes K and checks the signature of a .kolm; or checks
+    the signed proof of an erasure."""
     from apprentice_pipeline.artifact.kolm import report
+    from apprentice_pipeline.artifact.statement import looks_like_statement
     from apprentice_pipeline.stages.artifact import verify_with
 
+    with file.open("rb") as opened:
+        if looks_like_statement(opened.read(64)):
+            _verify_erasure(file, public_key)
+            return
     verified = verify_with(opening.settings(), file, public_key)
     document = report(verified)
     terminal().result(
@@ -98,6 +104,26 @@ def verify(file: Path, public_key: Path | None) -> None:
         f"chain     six links hold; {document['mac']}\n"
         f"K-score   {verified.score.k:.4f}, recomputed from the rows' scores\n"
         f"          {verified.score.statement}",
+    )
+
+
+def _verify_erasure(file: Path, public_key: Path | None) -> None:
+    from apprentice_pipeline.artifact.signing import fingerprint, trusted_key
+    from apprentice_pipeline.artifact.statement import read_statement
+    from apprentice_pipeline.stages.erasure import KIND
+
+    settings = opening.settings()
+    pinned = str(public_key) if public_key else settings.config.signing.public_key
+    trusted = trusted_key(settings.home.keys, public_key=pinned)
+    facts = read_statement(file.read_bytes(), trusted, KIND)
+    scope = facts["scope"]
+    what = ".".join(each for each in (scope["tenant"], scope["namespace"]) if each)
+    signed_by = fingerprint(trusted)
+    terminal().result(
+        {"verified": True, "signed_by": signed_by, **facts},
+        f"verified {file.name}\n"
+        f"erased    {len(facts['pair_ids'])} pairs of {what}, {facts['erased_at']}\n"
+        f"signature good, by the pinned key {signed_by[:16]}",
     )
 
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from apprentice_pipeline.config import Settings, load_settings
 from apprentice_pipeline.errors import UsageError
 from apprentice_pipeline.records import DEFAULT_TENANT, is_name
+from apprentice_pipeline.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from apprentice_pipeline.store.workspace import Workspace

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from apprentice_pipeline.cli import opening
 from apprentice_pipeline.cli.terminal import json_option, terminal
 from apprentice_pipeline.cli.traffic import tenant_option
 from apprentice_pipeline.errors import UsageError
+from apprentice_pipeline.settings import Settings
 
 
 @click.command()
@@ -25,6 +26,8 @@ from apprentice_pipeline.errors import UsageError
 @click.option("--host", help="Default: gateway.host, 127.0.0.1.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Default: gateway.port, 8710.")
 @click.option("--workers", type=click.IntRange(min=1), help="Default: gateway.workers, 1.")
+@click.option("--tls-certificate", metavar="PEM", help="Default: gateway.tls_certificate, none.")
+@click.option("--tls-key", metavar="PEM", help="Default: gateway.tls_key, none.")
 @json_option
 def serve(
     file: Path | None,
@@ -33,9 +36,11 @@ def serve(
     host: str | None,
     port: int | None,
     workers: int | None,
+    tls_certificate: str | None,
+    tls_key: str | None,
 ) -> None:
     """The capture gateway and router; or, with FILE, one verified .kolm alone."""
-    settings = opening.settings()
+    settings = _with_tls(opening.settings(), tls_certificate, tls_key)
     limits = settings.config.gateway
     host = host or limits.host
     port = limits.port if port is None else port
@@ -44,6 +49,11 @@ def serve(
 
         run(settings, host, port, workers or limits.workers)
         return
+    if settings.config.gateway.tls_certificate:
+        raise UsageError(
+            "one artifact alone is served on loopback, without TLS",
+            remedy="leave TLS out, or register the model and run `apprentice serve`",
+        )
     from apprentice_pipeline.artifact.kolm import trusted_key
     from apprentice_pipeline.gateway.single import serve_artifact
 
@@ -56,6 +66,14 @@ def serve(
         host=host,
         port=port,
     )
+
+
+def _with_tls(settings: Settings, certificate: str | None, key: str | None) -> Settings:
+    """The settings with the certificate and key of the command line, where it names any."""
+    named = {"tls_certificate": certificate, "tls_key": key}
+    given = {name: value for name, value in named.items() if value}
+    gateway = settings.config.gateway.model_copy(update=given)
+    return replace(settings, config=settings.config.model_copy(update={"gateway": gateway}))
 
 
 @click.command()

@@ -22,12 +22,15 @@ tasks:
     # budget: {daily: 10.00}           # what the product itself may spend on this task
 
 remote:
-  provider: anthropic                  # or: openai
+  provider: anthropic                  # or: openai, gemini
   model: claude-sonnet-4-5-20250929
   api_key_env: ANTHROPIC_API_KEY       # the name of the variable, never the key
   # additional_providers:
   #   - {provider: openai, model: gpt-4o, api_key_env: OPENAI_API_KEY}
-  # endpoints: {openai: "https://api.openai.com", anthropic: "https://api.anthropic.com"}
+  # endpoints:                         # for gateways, private deployments and tests
+  #   openai: "https://api.openai.com"
+  #   anthropic: "https://api.anthropic.com"
+  #   gemini: "https://generativelanguage.googleapis.com"
   # prices:                            # USD per million tokens, where the built-in table lacks one
   #   my-model: {input: 3.00, output: 15.00}
 

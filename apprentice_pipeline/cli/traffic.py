@@ -17,7 +17,7 @@ namespace_option = click.option("--namespace", required=True, help="The task's s
 
 
 @click.group(invoke_without_command=True)
-@click.option("--provider", type=click.Choice(["openai", "anthropic"]))
+@click.option("--provider", type=click.Choice(["openai", "anthropic", "gemini"]))
 @click.option("--as", "name", help="A name for the client that will use the key.")
 @click.option("--namespace", help="The stream its calls go to.")
 @tenant_option
@@ -87,61 +87,91 @@ def capture_status(namespace: str | None, tenant: str | None) -> None:
 @namespace_option
 @tenant_option
 @click.option("--format", "form", type=click.Choice(["jsonl", "parquet"]), default="jsonl")
+@click.option(
+    "--style",
+    type=click.Choice(["pairs", "chat", "trl", "sharegpt"]),
+    default="pairs",
+    show_default=True,
+    help="pairs: every field; chat: OpenAI's fine-tuning file; trl, sharegpt: for those tools.",
+)
 @click.option("--since", help="RFC 3339, inclusive.")
 @click.option("--until", help="RFC 3339, exclusive.")
 @click.option("--min-confidence", type=click.FloatRange(0, 1))
 @click.option("--limit", type=click.IntRange(min=1))
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Default: stdout.")
 @json_option
-def labels(
-    namespace: str,
-    tenant: str | None,
-    form: str,
-    since: str | None,
-    until: str | None,
-    min_confidence: float | None,
-    limit: int | None,
-    out: Path | None,
-) -> None:
+def labels(namespace: str, tenant: str | None, out: Path | None, **chosen: Any) -> None:
     """Exports the captured pairs with their verdicts."""
     from apprentice_pipeline.stages import export
 
-    if form == "parquet" and out is None:
+    if chosen["form"] == "parquet" and out is None:
         raise UsageError("parquet is not text", remedy="name a file with --out FILE")
     tenant, namespace = opening.checked_stream(tenant, namespace)
-    request = export.Request(tenant, namespace, form, since, until, min_confidence, limit)
+    request = export.Request(tenant, namespace, **chosen)
+    export.check(request)
     with opening.workspace() as workspace:
-        if out is None and not terminal().as_json:
-            export.write(workspace, request, sys.stdout.buffer)
-            return
-        if out is None:
-            terminal().result([*export.rows(workspace, request)], "")
-            return
-        written = export.write_file(workspace, request, out)
-    terminal().result(
-        {"path": str(out), "rows": written, "format": form}, f"wrote {written} rows to {out}"
-    )
+        if out is not None:
+            written = export.write_file(workspace, request, out)
+        elif terminal().as_json:
+            written = export.Written()
+            terminal().result([*export.rows(workspace, request, written)], "")
+        else:
+            written = export.write(workspace, request, sys.stdout.buffer)
+    if note := written.note():
+        terminal().say(note)
+    if out is not None:
+        terminal().result(
+            {
+                "path": str(out),
+                "rows": written.rows,
+                "format": request.form,
+                "style": request.style,
+                "left_out": dict(written.left_out),
+            },
+            f"wrote {written.rows} rows to {out}",
+        )
 
 
 @click.command("import")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @namespace_option
 @tenant_option
-@click.option("--source", type=click.Choice(["openai", "jsonl"]), default="jsonl")
-@click.option("--skip-bad", is_flag=True, help="Skip malformed lines instead of refusing them.")
+@click.option(
+    "--source",
+    type=click.Choice(["openai", "litellm", "langfuse", "helicone", "mlflow", "jsonl"]),
+    default="jsonl",
+    show_default=True,
+)
+@click.option(
+    "--requests",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The input file of the OpenAI batch whose output FILE is.",
+)
+@click.option("--skip-bad", is_flag=True, help="Skip malformed records instead of refusing them.")
 @json_option
-def import_(file: Path, namespace: str, tenant: str | None, source: str, skip_bad: bool) -> None:
-    """Brings history in: JSON lines of pairs, or an OpenAI fine-tuning file. Idempotent."""
-    from apprentice_pipeline.stages import history
+def import_(
+    file: Path,
+    namespace: str,
+    tenant: str | None,
+    source: str,
+    requests: Path | None,
+    skip_bad: bool,
+) -> None:
+    """Brings history in: logs and exports, JSON lines, JSON or CSV, also gzipped. Idempotent."""
+    from apprentice_pipeline.stages import importing
 
     tenant, namespace = opening.checked_stream(tenant, namespace)
+    if requests is not None and source != "openai":
+        raise UsageError("--requests is for OpenAI batches", remedy="add --source openai")
+    request = importing.Request(file, tenant, namespace, source, skip_bad, requests)
     with opening.workspace() as workspace:
-        done = history.import_file(
-            workspace, file, tenant=tenant, namespace=namespace, source=source, skip_bad=skip_bad
-        )
+        done = importing.import_file(workspace, request)
+    passed = f", no pair {done.passed}" if done.passed else ""
+    erased = f", erased before {done.erased}" if done.erased else ""
     terminal().result(
         done.to_dict(),
-        f"imported {done.imported}, already there {done.known}, skipped {done.skipped}",
+        f"imported {done.imported}, already there {done.known}, skipped {done.skipped}"
+        f"{passed}{erased}",
     )
 
 
@@ -180,9 +210,19 @@ def feedback(pair_id: str, action: str | None, edit: str | None, tenant: str | N
 @click.option("--pair", "pair_id", metavar="ID", help="One pair.")
 @click.option("--all", "everything", is_flag=True, help="The whole namespace.")
 @click.option("--yes", is_flag=True, help="Do not ask (asked at a terminal only).")
+@click.option(
+    "--proof",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Write the signed proof here; `apprentice verify` checks it. A copy stays in the home.",
+)
 @json_option
 def erase(
-    namespace: str | None, tenant: str | None, pair_id: str | None, everything: bool, yes: bool
+    namespace: str | None,
+    tenant: str | None,
+    pair_id: str | None,
+    everything: bool,
+    yes: bool,
+    proof: Path | None,
 ) -> None:
     """Removes a pair, a namespace (--all) or a whole tenant, provably."""
     from apprentice_pipeline.stages import erasure
@@ -197,9 +237,19 @@ def erase(
     what = f"tenant {tenant}" if namespace is None else f"{pair_id or 'everything'} in {namespace}"
     if not yes and not terminal().as_json and sys.stdin.isatty():
         click.confirm(f"erase {what} for good?", abort=True, err=True)
+    if proof is not None and not proof.absolute().parent.is_dir():
+        raise UsageError(f"there is no folder {proof.parent}", remedy="check --proof")
     with opening.workspace() as workspace:
-        done = erasure.erase(workspace, tenant or "default", namespace, pair_id)
-    terminal().result(done.to_dict(), f"erased {done.pairs} pairs of {what}")
+        done = erasure.erase(
+            workspace, tenant or "default", namespace, pair_id, must_prove=proof is not None
+        )
+    if proof is not None and done.proof is not None:
+        proof.write_bytes(erasure.proof_bytes(done.proof))
+    lines = [f"erased {done.pairs} pairs of {what}"]
+    lines += [f"deleted export {path}" for path in done.exports.deleted]
+    lines += [f"left export {path}: it was changed since" for path in done.exports.left]
+    lines += [f"proof     {proof}"] if proof is not None else []
+    terminal().result(done.to_dict(), "\n".join(lines))
 
 
 def _json_value(text: str) -> Any:

@@ -14,7 +14,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from apprentice_pipeline.config import load_settings
 from apprentice_pipeline.demo.report import DemoReport
 from apprentice_pipeline.demo.samples import sample_path
 from apprentice_pipeline.demo.setting import Stage, frontier_setting, gateway_process
@@ -25,6 +24,7 @@ from apprentice_pipeline.errors import ServingError
 from apprentice_pipeline.orchestration.pipeline import Pipeline
 from apprentice_pipeline.orchestration.runs import tick_threshold_sensor
 from apprentice_pipeline.serving.opening import open_backend
+from apprentice_pipeline.settings import load_settings
 from apprentice_pipeline.stages import capture, promotion, readiness
 from apprentice_pipeline.stages.artifact import verify_file
 from apprentice_pipeline.stages.report import status

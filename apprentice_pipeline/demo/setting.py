@@ -7,21 +7,21 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import yaml
 
-from apprentice_pipeline.config import Settings, config_document
+from apprentice_pipeline.config import config_document
 from apprentice_pipeline.demo.frontier import FrontierSettings, start_frontier
 from apprentice_pipeline.demo.traffic import TrafficLine
 from apprentice_pipeline.demo.wave import Target
 from apprentice_pipeline.errors import ServingError
+from apprentice_pipeline.gateway.probe import is_up
+from apprentice_pipeline.settings import Settings
 from apprentice_pipeline.stages.access import create_key
 from apprentice_pipeline.stages.results import write_atomically
 from apprentice_pipeline.store.workspace import Workspace
@@ -175,12 +175,8 @@ def _described(keys: Mapping[str, str]) -> str:
 def _await_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
-        with (
-            suppress(urllib.error.URLError, ConnectionError, TimeoutError),
-            urllib.request.urlopen(url, timeout=2) as answer,
-        ):
-            if answer.status == 200:
-                return
+        if is_up(url, timeout_s=2.0):
+            return
         time.sleep(0.1)
     tail = log.read_text(errors="replace").splitlines()[-3:]
     raise ServingError("the gateway did not start: " + " / ".join(tail), remedy=f"see {log}")

@@ -81,7 +81,7 @@ def check_gate(
     return GateDecision(
         passed=not failures,
         failures=tuple(failure for failure, _ in failures),
-        remedy="; ".join(dict.fromkeys(remedy for _, remedy in failures)),
+        remedy="; ".join(_each_once([remedy for _, remedy in failures])),
     )
 
 
@@ -104,6 +104,12 @@ def paired_difference(
         differences, weights, share=_LEVEL, resamples=max(100, resamples), seed=seed
     )
     return Paired(len(common), mean, min(mean, low))
+
+
+def _each_once(remedies: Sequence[str]) -> list[str]:
+    """What one remedy says already, another need not say again."""
+    once = list(dict.fromkeys(remedies))
+    return [each for each in once if not any(each in other for other in once if other != each)]
 
 
 Failure = tuple[str, str] | None

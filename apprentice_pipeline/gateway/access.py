@@ -4,9 +4,12 @@ Belongs here: keys and their cache, the keyless loopback server, roles, namespac
 provider keys. Does not: how a refusal is written (`capture`, `routes`).
 
 While no key exists, requests to a loopback Host that come from no foreign web page act for
-the tenant `default`; once one was made every request needs one, at once. A key that was good
-is trusted for `key_cache_s`, and for `STALE_S` while the state database does not answer; after
-that the answer is 503.
+the tenant `default`; once one was made every request needs one, at once.
+
+What is remembered of a key is forgotten at once when any key of this home changes
+(`store.key_changes`), when the key ends, and after `key_cache_s`, which is how late a change made
+on another node may be noticed. While the state database does not answer, a key that was good is
+trusted for `STALE_S` more, unless a key has changed since; after that the answer is 503.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import ipaddress
-import os
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,15 +26,12 @@ from urllib.parse import urlsplit
 
 from apprentice_pipeline.errors import ApprenticeError, StoreError, VaultError
 from apprentice_pipeline.gateway.headers import TOKEN_PREFIX, Incoming
-from apprentice_pipeline.records import DEFAULT_NAMESPACE, DEFAULT_TENANT, is_name
-from apprentice_pipeline.store.keys import KeyRecord
+from apprentice_pipeline.records import DEFAULT_NAMESPACE, DEFAULT_TENANT, is_name, now_us
+from apprentice_pipeline.store.key_changes import KeyChanges
 from apprentice_pipeline.store.workspace import Workspace
 
 STALE_S = 60.0
-LOOK_S = 0.002
-"""How long a look at the state database's files holds: less than any command that makes a key."""
 _MOST_CACHED = 10_000
-_SETTLED_NS = 50_000_000
 _OWN_PAGE = {"", "none", "same-origin"}
 T = TypeVar("T")
 
@@ -80,11 +80,17 @@ KEYLESS = Caller(DEFAULT_TENANT, None, "tenant", keyless=True)
 
 @dataclass(slots=True)
 class _Known(Generic[T]):
-    """A value of the state database: `at` when it was said, `asked` when it was last asked for."""
+    """A value of the state database.
+
+    `at` when it was said, `until` when it must be asked for again, `change` the number of key
+    changes before it was asked for, `ends` when it is true no more.
+    """
 
     value: T
     at: float
-    asked: float
+    until: float
+    change: int
+    ends: float = math.inf
 
 
 class Access:
@@ -96,18 +102,19 @@ class Access:
         self._workspace = workspace
         self._clock = clock
         self._fresh_s = workspace.config.gateway.key_cache_s
-        self._keys: dict[str, _Known[KeyRecord | None]] = {}
+        self._changes = KeyChanges(workspace.home.key_changes)
+        self._changes.number()  # opened now: from here on a look cannot fail
+        self._has_own_state = not workspace.config.store.state_url
+        self._callers: dict[str, _Known[Caller | None]] = {}
         self._provider_keys: dict[tuple[str, str], _Known[str | None]] = {}
         self._any: _Known[bool] | None = None
-        self._no_keys_stamp: tuple[int, ...] | None = None
-        self._looked_until = 0.0
 
     def admit_cached(self, headers: Incoming) -> Caller | None:
-        """The caller when the cache alone can tell; None: ask `admit`."""
-        found = self._keys.get(headers.token)
-        if found is None or found.value is None or not self._fresh(found):
+        """The caller when the cache alone can tell; None: ask `admit`. No system call."""
+        found = self._callers.get(headers.token)
+        if found is None or not self._holds(found):
             return None
-        return _caller(found.value)
+        return found.value
 
     async def admit(self, headers: Incoming) -> Caller:
         """The caller of a request.
@@ -120,10 +127,10 @@ class Access:
             return await self._keyless(headers)
         if not token.startswith(TOKEN_PREFIX):
             raise Refusal(401, "this is not an apprentice key", remedy=_KEY_REMEDY)
-        record = await self._find(token)
-        if record is None:
+        caller = await self._find(token)
+        if caller is None:
             raise Refusal(401, "the apprentice key is unknown or revoked", remedy=_KEY_REMEDY)
-        return _caller(record)
+        return caller
 
     async def provider_key(self, caller: Caller, provider: str) -> str:
         """The provider's key that is sealed for the caller's tenant.
@@ -132,7 +139,7 @@ class Access:
         """
         place = (caller.tenant, provider)
         cached = self._provider_keys.get(place)
-        if cached is None or not self._fresh(cached):
+        if cached is None or not self._holds(cached):
             cached = await self._ask(
                 lambda: self._open_provider_key(caller.tenant, provider), cached
             )
@@ -157,56 +164,48 @@ class Access:
         return KEYLESS
 
     async def _any_keys(self) -> bool:
-        """Whether a key exists. Nothing is asked while the state database's files stand still."""
-        now, known = self._clock(), self._any
-        if known is not None and (known.value or now < self._looked_until):
-            return known.value
-        stamp = self._stamp()
-        if known is None or stamp is None or stamp != self._no_keys_stamp:
+        """Whether a key was ever made. That none was is only remembered where every process
+        that could make one is of this node: with a state database of its own."""
+        known = self._any
+        if known is None or not (known.value or (self._has_own_state and self._holds(known))):
             self._any = known = await self._ask(self._workspace.state.any_keys, known)
-            self._no_keys_stamp = stamp
-        if stamp is not None:
-            self._looked_until = now + LOOK_S
         return known.value
 
-    def _stamp(self) -> tuple[int, ...] | None:
-        """Size and time of the SQLite files; None when they cannot tell (another database, or
-        a change so recent that a next one might carry the same time).
-        """
-        if self._workspace.config.store.state_url:
-            return None
-        stamp: list[int] = []
-        file = str(self._workspace.home.state)
-        for name in (file, f"{file}-wal"):
-            try:
-                status = os.stat(name)
-            except OSError:
-                continue
-            if time.time_ns() - status.st_mtime_ns < _SETTLED_NS:
-                return None
-            stamp += (status.st_mtime_ns, status.st_size, status.st_ino)
-        return tuple(stamp) or None
-
-    async def _find(self, token: str) -> KeyRecord | None:
-        cached = self._keys.get(token)
-        if cached is None or not self._fresh(cached):
-            cached = await self._ask(lambda: self._workspace.state.find_key(token), cached)
-            if len(self._keys) >= _MOST_CACHED:
-                self._keys.clear()
-            self._keys[token] = cached
+    async def _find(self, token: str) -> Caller | None:
+        cached = self._callers.get(token)
+        if cached is None or not self._holds(cached):
+            ends: list[float] = []
+            cached = await self._ask(lambda: self._look_up(token, ends), cached)
+            cached.ends = min([cached.ends, *ends])
+            cached.until = min(cached.until, cached.ends)
+            if len(self._callers) >= _MOST_CACHED:
+                self._callers.clear()
+            self._callers[token] = cached
         return cached.value
 
-    def _fresh(self, known: _Known[T]) -> bool:
-        return self._clock() - known.asked <= self._fresh_s
+    def _look_up(self, token: str, ends: list[float]) -> Caller | None:
+        """The token's caller; `ends` gets the moment, by this clock, from which it is none."""
+        record = self._workspace.state.find_key(token)
+        if record is None:
+            return None
+        if record.revoked_at_us is not None:
+            ends.append(self._clock() + (record.revoked_at_us - now_us()) / 1_000_000)
+        return Caller(record.tenant, record.namespace, record.role, record.id)
+
+    def _holds(self, known: _Known[T]) -> bool:
+        return self._clock() < known.until and self._changes.number() == known.change
 
     async def _ask(self, question: Callable[[], T], last: _Known[T] | None) -> _Known[T]:
-        """What the state database says; what it said last while it is silent, but not for long."""
-        asked = self._clock()
+        """What the state database says; what it said last while it is silent, but not for long,
+        and not once a key has changed."""
+        asked, change = self._clock(), self._changes.number()
+        until = asked + self._fresh_s
         try:
-            return _Known(await asyncio.to_thread(question), asked, asked)
+            return _Known(await asyncio.to_thread(question), asked, until, change)
         except (StoreError, VaultError):
-            if last is not None and asked - last.at <= STALE_S:
-                return _Known(last.value, last.at, asked)
+            lasts = last is not None and asked < min(last.ends, last.at + STALE_S)
+            if last is not None and lasts and change == last.change:
+                return _Known(last.value, last.at, min(until, last.ends), change, last.ends)
             raise Refusal(503, "keys cannot be checked at the moment; try again") from None
 
     def _open_provider_key(self, tenant: str, provider: str) -> str | None:
@@ -238,7 +237,3 @@ def _names_loopback(host: str) -> bool:
         return is_loopback(urlsplit(f"//{host}").hostname or "")
     except ValueError:
         return False
-
-
-def _caller(record: KeyRecord) -> Caller:
-    return Caller(record.tenant, record.namespace, record.role, record.id)

@@ -16,17 +16,20 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from apprentice_pipeline.gateway.access import Access
 from apprentice_pipeline.gateway.allowance import Allowance
 from apprentice_pipeline.gateway.capture import PREFIX, Captures
+from apprentice_pipeline.gateway.guard import OVERSIZE
 from apprentice_pipeline.gateway.local import Champions, LocalAnswers
 from apprentice_pipeline.gateway.metrics import Metrics
+from apprentice_pipeline.gateway.observing import OBSERVED, observer
 from apprentice_pipeline.gateway.pricing import Pricing
 from apprentice_pipeline.gateway.recording import Recorder
+from apprentice_pipeline.gateway.refusals import refuse
 from apprentice_pipeline.gateway.relay import Relay
 from apprentice_pipeline.gateway.routes import ControlPlane
 from apprentice_pipeline.gateway.tally import Tally
 from apprentice_pipeline.gateway.tasks import Apprentices
 from apprentice_pipeline.gateway.upstream import Upstream
 from apprentice_pipeline.routing import Router
-from apprentice_pipeline.store.spool import Spool
+from apprentice_pipeline.store.spool import RecordSink
 from apprentice_pipeline.store.workspace import Workspace
 
 
@@ -44,13 +47,15 @@ class GatewayApp:
     """Captures go straight through; everything else goes to the control plane."""
 
     def __init__(
-        self, workspace: Workspace, spool: Spool, make_router: Callable[[], Router] | None
+        self, workspace: Workspace, spool: RecordSink, make_router: Callable[[], Router] | None
     ) -> None:
         self._workspace = workspace
         self._spool = spool
         self._make_router = make_router
         self._router: Router | None = None
         config = workspace.config
+        self._most_headers = config.gateway.max_headers
+        self._observer = observer(config)
         self._metrics = Metrics()
         self._tally = Tally(workspace.state, self._metrics, config.budget.timezone)
         self._access = Access(workspace)
@@ -67,14 +72,23 @@ class GatewayApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI 3.0."""
-        if scope["type"] == "http":
+        if self._observer is not None and scope["type"] == "http" and OBSERVED not in scope:
+            await self._observer.observe(self, scope, receive, send)
+        elif scope["type"] == "http":
             running = self._running
-            if running is not None and scope["path"].startswith(PREFIX):
+            if len(scope["headers"]) > self._most_headers or OVERSIZE in scope:
+                await refuse(scope, send, 431, "the request's head is larger than this takes")
+            elif running is not None and scope["path"].startswith(PREFIX):
                 await running.captures(scope, receive, send)
             else:
                 await self._control(scope, receive, send)
         elif scope["type"] == "lifespan":
             await self._live(receive, send)
+
+    def malformed(self) -> None:
+        """Counts a request that was refused because it is not HTTP."""
+        self._tally.add("", "", malformed=1)
+        self._tally.alert("", "", "malformed_http", "requests that are not HTTP were refused")
 
     async def start(self) -> None:
         """Opens the connections and begins counting."""
@@ -112,6 +126,8 @@ class GatewayApp:
         await asyncio.gather(*running.background, return_exceptions=True)
         await running.upstream.close()
         await running.tally.flush_aside()
+        if self._observer is not None:
+            await asyncio.to_thread(self._observer.close)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:
@@ -126,7 +142,7 @@ class GatewayApp:
 
 
 def create_app(
-    workspace: Workspace, spool: Spool, make_router: Callable[[], Router] | None = None
+    workspace: Workspace, spool: RecordSink, make_router: Callable[[], Router] | None = None
 ) -> GatewayApp:
     """The application of one worker; `make_router` is called on its event loop, None means
     that nothing is ever answered locally.

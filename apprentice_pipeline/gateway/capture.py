@@ -10,26 +10,29 @@ not: that answer is paid for, and kept.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import time
 from collections.abc import AsyncIterator
+from urllib.parse import quote
 
 from starlette.types import Receive, Scope, Send
 
 from apprentice_pipeline.config import Config
-from apprentice_pipeline.errors import RemoteError, WireError
+from apprentice_pipeline.errors import ApprenticeError, RemoteError, WireError
 from apprentice_pipeline.gateway import replies
 from apprentice_pipeline.gateway.access import Access, Caller, Refusal
 from apprentice_pipeline.gateway.allowance import Allowance
 from apprentice_pipeline.gateway.encodings import decoded
 from apprentice_pipeline.gateway.headers import Incoming, read_headers
 from apprentice_pipeline.gateway.intake import ClientGone, Intake, TooLarge
+from apprentice_pipeline.gateway.load import RETRY_LATER, Load
 from apprentice_pipeline.gateway.local import LocalAnswers
+from apprentice_pipeline.gateway.observing import OBSERVED
 from apprentice_pipeline.gateway.passage import Passage
+from apprentice_pipeline.gateway.query_keys import query_token, without_token
 from apprentice_pipeline.gateway.recording import Call
 from apprentice_pipeline.gateway.relay import Relay
 from apprentice_pipeline.gateway.tally import Tally
-from apprentice_pipeline.gateway.upstream import Outgoing, Upstream
+from apprentice_pipeline.gateway.upstream import Outgoing, Upstream, climbs
 from apprentice_pipeline.records import Answer, new_pair_id, now_us
 from apprentice_pipeline.wire import openai
 from apprentice_pipeline.wire.forms import WireFormat
@@ -37,6 +40,8 @@ from apprentice_pipeline.wire.providers import PROVIDERS, wire_format
 
 PREFIX = "/v1/capture/"
 CLIENT_LEFT = 499
+_FAILED = "this gateway failed; its operator has been told"
+_NAMES = ", ".join(PROVIDERS)
 _FORMATS: dict[str, WireFormat] = {name: wire_format(name) for name in PROVIDERS}
 
 
@@ -54,6 +59,7 @@ class Captures:
         local: LocalAnswers | None,
     ) -> None:
         self._limits = config.gateway
+        self._load = Load(self._limits.max_in_flight, self._limits.max_in_flight_per_tenant)
         self._capture = config.capture
         self._access = access
         self._upstream = upstream
@@ -67,10 +73,20 @@ class Captures:
         provider = scope["path"][len(PREFIX) :].partition("/")[0]
         wire = _FORMATS.get(provider)
         if wire is None:
-            await replies.refuse(send, openai, 404, "no such provider: use openai or anthropic")
+            await replies.refuse(send, openai, 404, f"no such provider: use one of {_NAMES}")
             return
-        passage = await self._admit(scope, receive, send, provider, wire)
+        try:
+            passage = await self._admit(scope, receive, send, provider, wire)
+        except Exception:  # the edge: nobody foresaw it
+            self._tally.failed("", "")
+            await replies.refuse(send, wire, 500, _FAILED)
+            return
         if passage is None:
+            return
+        tenant = passage.caller.tenant
+        if (no_room := self._load.enter(tenant)) is not None:
+            self._tally.add(tenant, passage.namespace, turned_away=1)
+            await replies.refuse(send, wire, no_room.status, no_room.message, RETRY_LATER)
             return
         try:
             await self._pass(passage)
@@ -80,7 +96,12 @@ class Captures:
             await passage.refuse(413, "the body is larger than this gateway passes on")
         except asyncio.CancelledError:
             await self._cancelled(passage)
+        except Exception:  # the edge: nobody foresaw it
+            await self._failed(passage)
+            if passage.began:  # the server cuts the response: nobody takes it for whole
+                raise
         finally:
+            self._load.leave(tenant)
             passage.unwatch()
 
     async def _admit(
@@ -88,30 +109,37 @@ class Captures:
     ) -> Passage | None:
         """The request as a passage; None where it was refused."""
         began_ns, headers = time.perf_counter_ns(), read_headers(scope["headers"])
-        path = _raw_path(scope)[len(PREFIX) + len(provider) :]
+        path = _path_below(scope, PREFIX + provider)
+        query = scope["query_string"].decode("latin-1")
         endpoint = wire.endpoint_of(path) if scope["method"] == "POST" else None
+        headers.query_key = query_token(provider, query)
         try:
             caller = self._access.admit_cached(headers) or await self._access.admit(headers)
             caller.require("tenant", "capture")
             namespace = caller.stream(headers.namespace)
             if headers.sdk_token:
                 await self._use_sealed_key(caller, headers, provider, endpoint)
+            upstream_path = wire.upstream_path(_downward(path))
         except Refusal as refusal:
             await replies.refuse(send, wire, refusal.status, _worded(refusal))
+            return None
+        except WireError as error:
+            await replies.refuse(send, wire, 404, _worded(error))
             return None
         outgoing = Outgoing(
             method=scope["method"],
             provider=provider,
-            path=wire.upstream_path(path),
-            query=scope["query_string"].decode("latin-1"),
+            path=upstream_path,
+            query=without_token(provider, query) if headers.query_key else query,
             headers=headers.forward,
-            body=b"",
             content_length=headers.content_length,
         )
         intake = Intake(receive, self._limits.max_body_bytes)
         passage = Passage(wire, caller, namespace, headers, outgoing, intake, send)
         if endpoint is not None:
             passage.call = _new_call(caller.tenant, namespace, provider, endpoint, began_ns)
+        if OBSERVED in scope:
+            scope[OBSERVED].admitted(caller.tenant, namespace, provider, endpoint, passage.call)
         return passage
 
     async def _use_sealed_key(
@@ -172,7 +200,8 @@ class Captures:
     def _read_request(self, passage: Passage, call: Call, body: bytes) -> None:
         try:
             plain = decoded(body, passage.headers.content_encoding, self._capture.max_bytes)
-            call.request = passage.wire.read_request(call.endpoint, plain)
+            target = f"{passage.outgoing.path}?{passage.outgoing.query}"
+            call.request = passage.wire.read_request(call.endpoint, plain, target)
         except WireError:
             self._tally.add(call.tenant, call.namespace, unreadable=1)
         if call.request is not None and call.request.streamed:
@@ -210,7 +239,7 @@ class Captures:
             await passage.refuse(429, "the budget is exhausted (budget.enforce_passthrough)")
             return
         try:
-            response = await self._upstream.send(dataclasses.replace(passage.outgoing, body=body))
+            response = await self._upstream.send(passage.outgoing, body)
         except RemoteError as error:
             await self._unreachable(passage, error)
             return
@@ -239,6 +268,12 @@ class Captures:
             self._tally.add(passage.call.tenant, passage.call.namespace, client_left=1)
         await self._relay.record(passage, CLIENT_LEFT)
 
+    async def _failed(self, passage: Passage) -> None:
+        """A failure of ours that ends the call: counted, recorded, and told unless it is late."""
+        self._tally.failed(passage.caller.tenant, passage.namespace)
+        await self._relay.record(passage, 500)
+        await passage.refuse(500, _FAILED)
+
 
 def _new_call(tenant: str, namespace: str, provider: str, endpoint: str, began_ns: int) -> Call:
     at_us = now_us()
@@ -253,10 +288,24 @@ def _new_call(tenant: str, namespace: str, provider: str, endpoint: str, began_n
     )
 
 
-def _raw_path(scope: Scope) -> str:
+def _path_below(scope: Scope, prefix: str) -> str:
+    """The path as it was sent, below `prefix`; decoded where the prefix itself was disguised."""
     raw = scope.get("raw_path")
-    return raw.decode("latin-1") if raw else str(scope["path"])
+    path = raw.decode("latin-1") if raw else str(scope["path"])
+    if not path.startswith(prefix):
+        path = quote(str(scope["path"]))
+    return path[len(prefix) :]
 
 
-def _worded(refusal: Refusal) -> str:
-    return f"{refusal.message}: {refusal.remedy}" if refusal.remedy else refusal.message
+def _downward(path: str) -> str:
+    """The path, unless it climbs. Raises: WireError.
+
+    Behind an endpoint with a path of its own, `..` would leave what the configuration names.
+    """
+    if climbs(path):
+        raise WireError("a path with `..` or a backslash is not passed on")
+    return path
+
+
+def _worded(error: ApprenticeError) -> str:
+    return f"{error.message}: {error.remedy}" if error.remedy else error.message

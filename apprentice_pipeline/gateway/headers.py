@@ -40,6 +40,8 @@ class Incoming:
     namespace: str = ""
     bearer: str = ""
     api_key: str = ""
+    goog_key: str = ""
+    query_key: str = ""
     host: str = ""
     origin: str = ""
     fetch_site: str = ""
@@ -60,17 +62,19 @@ class Incoming:
     @property
     def sdk_token(self) -> str:
         """An apprentice token that was given as the SDK's API key, "" when none was."""
-        for given in (self.bearer, self.api_key):
+        for given in (self.bearer, self.api_key, self.goog_key, self.query_key):
             if given.startswith(TOKEN_PREFIX):
                 return given
         return ""
 
     def replace_credentials(self, provider: str, provider_key: str) -> None:
         """Puts the provider's key where the SDK put an apprentice token."""
-        self.forward.popall("authorization", None)
-        self.forward.popall("x-api-key", None)
+        for name in ("authorization", "x-api-key", "x-goog-api-key"):
+            self.forward.popall(name, None)
         if provider == "anthropic":
             self.forward["x-api-key"] = provider_key
+        elif provider == "gemini":
+            self.forward["x-goog-api-key"] = provider_key
         else:
             self.forward["authorization"] = f"Bearer {provider_key}"
 
@@ -100,6 +104,7 @@ _READ = {
     NAMESPACE: "namespace",
     b"authorization": "bearer",
     b"x-api-key": "api_key",
+    b"x-goog-api-key": "goog_key",
     b"host": "host",
     b"origin": "origin",
     b"sec-fetch-site": "fetch_site",

@@ -23,10 +23,10 @@ from typing import Any
 
 import orjson
 
-from apprentice_pipeline.config import Home, Settings, load_settings
 from apprentice_pipeline.errors import UsageError
 from apprentice_pipeline.gateway.metrics import FOLDER_VARIABLE
 from apprentice_pipeline.records import now_us
+from apprentice_pipeline.settings import Home, Settings, load_settings
 from apprentice_pipeline.stages import readiness
 from apprentice_pipeline.store.journal import Job
 from apprentice_pipeline.store.workspace import Workspace
@@ -34,8 +34,10 @@ from apprentice_pipeline.store.workspace import Workspace
 KIND = "distill"
 ACTIVE = ("queued", "running")
 START_US = 30_000_000
-_BASE_MODEL = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_SIZE = re.compile(r"\d+(\.\d+)?\s*([kKmMgG]i?)?[bB]?")
+_PART = r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*"
+BASE_MODEL = re.compile(f"{_PART}(/{_PART})?")
+"""A base model named from outside is a name, never a path."""
+TARGET_SIZE = re.compile(r"[0-9]+(\.[0-9]+)? ?([kKmMgG]i?)?[bB]?")
 
 
 def start(workspace: Workspace, tenant: str, namespace: str, request: Mapping[str, Any]) -> Job:
@@ -152,13 +154,13 @@ def _result(said: bytes) -> dict[str, Any]:
 
 
 def _options(request: Mapping[str, Any]) -> dict[str, str]:
-    """Raises: UsageError. A base model named from outside is a name, never a path."""
+    """Raises: UsageError."""
     options: dict[str, str] = {}
-    for name, pattern in (("base_model", _BASE_MODEL), ("target_size", _SIZE)):
+    for name, pattern in (("base_model", BASE_MODEL), ("target_size", TARGET_SIZE)):
         value = request.get(name)
         if value is None:
             continue
-        if not isinstance(value, str) or not pattern.fullmatch(value) or ".." in value:
+        if not isinstance(value, str) or not pattern.fullmatch(value):
             raise UsageError(f"{name} is not one", remedy="for example embedded, 50MB")
         options[name] = value
     return options

@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
 from starlette.types import Send
 
 from apprentice_pipeline.errors import ApprenticeError, RemoteError
@@ -29,8 +28,9 @@ from apprentice_pipeline.routing.attempt import Attempt, Duplicate
 from apprentice_pipeline.routing.router import Router
 from apprentice_pipeline.store.state import State
 from apprentice_pipeline.wire.forms import WireFormat
+from apprentice_pipeline.wire.outputs import ending_of
 
-ROUTED = frozenset({"chat.completions", "messages"})
+ROUTED = frozenset({"chat.completions", "messages", "generateContent"})
 """Endpoints the local model may answer: Responses are kept by the provider and asked for again."""
 POLL_S = 0.5
 MOST_DUPLICATE_BYTES = 32_000_000
@@ -118,7 +118,8 @@ class LocalAnswers:
         if not request.streamed:
             await replies.whole(send, 200, b"".join(parts), replies.JSON, *marks)
             return
-        headers = [(b"content-type", replies.EVENTS), (b"cache-control", b"no-cache"), *marks]
+        kind = replies.JSON if request.as_array else replies.EVENTS
+        headers = [(b"content-type", kind), (b"cache-control", b"no-cache"), *marks]
         await replies.start(send, 200, headers)
         for event in parts:
             await replies.piece(send, event)
@@ -150,7 +151,7 @@ class LocalAnswers:
 
         async def ask() -> Answer:
             began = time.perf_counter_ns()
-            response = await self.upstream.send(_unstreamed(outgoing, body))
+            response = await self.upstream.send(*_unstreamed(wire, outgoing, body))
             try:
                 data = await response.read()
             finally:
@@ -166,6 +167,7 @@ class LocalAnswers:
                 latency_us=(time.perf_counter_ns() - began) // 1_000,
                 usage=read.usage,
                 cost_usd=self.pricing.cost_usd(call.provider, read.model, read.usage),
+                ending=ending_of(read),
             )
 
         return ask
@@ -175,20 +177,17 @@ def _write_whole(wire: WireFormat) -> Callable[..., list[bytes]]:
     return lambda *args, **kwargs: [wire.write_response(*args, **kwargs)]
 
 
-def _unstreamed(outgoing: Outgoing, body: bytes) -> Outgoing:
+def _unstreamed(wire: WireFormat, outgoing: Outgoing, body: bytes) -> tuple[Outgoing, bytes]:
     coding = outgoing.headers.get("content-encoding", "")
-    document = orjson.loads(decoded(body, coding, MOST_DUPLICATE_BYTES))
-    for name in ("stream", "stream_options"):
-        document.pop(name, None)
+    given = f"{outgoing.path}?{outgoing.query}" if outgoing.query else outgoing.path
+    target, plain = wire.unstreamed(given, decoded(body, coding, MOST_DUPLICATE_BYTES))
+    path, _, query = target.partition("?")
     headers = outgoing.headers.copy()
     headers.popall("content-encoding", None)
-    plain = orjson.dumps(document)
-    return Outgoing(
-        outgoing.method, outgoing.provider, outgoing.path, outgoing.query, headers, plain
-    )
+    return Outgoing(outgoing.method, outgoing.provider, path, query, headers), plain
 
 
 def _id_of(call: Call) -> str:
     """A response id as the provider's look."""
-    prefix = "chatcmpl-" if call.provider == "openai" else "msg_"
+    prefix = {"openai": "chatcmpl-", "anthropic": "msg_"}.get(call.provider, "")
     return prefix + call.pair_id.replace("-", "")

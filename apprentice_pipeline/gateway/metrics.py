@@ -3,22 +3,30 @@
 Belongs here: the metrics' names and their exposition. Does not: what is counted (`tally`).
 With several processes the values live in a folder of memory-mapped files, one set a process,
 summed at exposition; the client library reads the folder's name from the environment when it
-is first imported, so the server sets it before a worker starts. Names of tenants appear in
-metrics of the `apprentice_tenant_` family only, and those only to an operator.
+is first imported, so the server sets it before a worker starts. What a dead worker counted
+stays. Names of tenants appear in metrics of the `apprentice_tenant_` families only, and those
+only to an operator; past `MOST_STREAMS` further streams are one, for a client may name as many
+as it likes.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+MEDIA_TYPE = "text/plain"
+CONTENT_TYPE = f"{MEDIA_TYPE}; version=0.0.4; charset=utf-8"
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _TENANT_FAMILY = b"apprentice_tenant_"
+MOST_STREAMS = 10_000
+OTHER = ("_other", "_other")
+_TOKENS = {"input_tokens": "input", "output_tokens": "output"}
+_COST = "cost_usd"
 
 
 class Metrics:
@@ -38,12 +46,33 @@ class Metrics:
             ["provider", "served_by", "status"],
             registry=self._registry,
         )
+        self._tokens = Counter(
+            "apprentice_tokens_total", "Tokens by type.", ["type"], registry=self._registry
+        )
+        self._cost = Counter(
+            "apprentice_cost_usd_total",
+            "What passed calls cost, US dollars.",
+            registry=self._registry,
+        )
         self._by_tenant = Counter(
             "apprentice_tenant_events_total",
             "What happened, by tenant and namespace.",
             ["tenant", "namespace", "event"],
             registry=self._registry,
         )
+        self._tokens_by_tenant = Counter(
+            "apprentice_tenant_tokens_total",
+            "Tokens by type, tenant and namespace.",
+            ["tenant", "namespace", "type"],
+            registry=self._registry,
+        )
+        self._cost_by_tenant = Counter(
+            "apprentice_tenant_cost_usd_total",
+            "What passed calls cost, US dollars, by tenant and namespace.",
+            ["tenant", "namespace"],
+            registry=self._registry,
+        )
+        self._streams: set[tuple[str, str]] = set()
         self._durations = Histogram(
             "apprentice_response_seconds",
             "Time from the request to the provider's last byte.",
@@ -59,10 +88,19 @@ class Metrics:
 
     def add_events(self, tenant: str, namespace: str, increments: Mapping[str, float]) -> None:
         """Adds to the counters of a stream."""
+        stream = self._known(tenant, namespace)
         for event, value in increments.items():
-            if value > 0:
+            if value <= 0:
+                continue
+            if event == _COST:
+                self._cost.inc(value)
+                self._cost_by_tenant.labels(*stream).inc(value)
+            elif event in _TOKENS:
+                self._tokens.labels(_TOKENS[event]).inc(value)
+                self._tokens_by_tenant.labels(*stream, _TOKENS[event]).inc(value)
+            else:
                 self._events.labels(event).inc(value)
-                self._by_tenant.labels(tenant, namespace, event).inc(value)
+                self._by_tenant.labels(*stream, event).inc(value)
 
     def add_responses(self, counts: Mapping[tuple[str, str, str], int]) -> None:
         """Adds responses by (provider, served by, status class)."""
@@ -76,14 +114,61 @@ class Metrics:
         for seconds in commits_s:
             self._commits.observe(seconds)
 
-    def exposition(self, *, tenants: bool) -> bytes:
-        """All processes' metrics as Prometheus text, tenants' names only where asked for."""
+    def _known(self, tenant: str, namespace: str) -> tuple[str, str]:
+        """The stream's labels; those of all others once there are too many."""
+        stream = (tenant, namespace)
+        if stream not in self._streams:
+            if len(self._streams) >= MOST_STREAMS:
+                return OTHER
+            self._streams.add(stream)
+        return stream
+
+    def exposition(self, *, tenants: bool, of: str | None = None) -> bytes:
+        """All processes' metrics as Prometheus text, tenants' names only where asked for.
+
+        With `of`, the counters of that tenant alone, unnamed: totals less one's own would tell
+        what the others do.
+        """
         registry = self._registry
         if folder := os.environ.get(FOLDER_VARIABLE):
             registry = CollectorRegistry()
             MultiProcessCollector(registry, path=folder)  # type: ignore[no-untyped-call]
+        if of is not None:
+            own = CollectorRegistry()
+            own.register(_Own(registry, of))
+            return generate_latest(own)
         text = generate_latest(registry)
         return text if tenants else _without_tenants(text)
+
+
+class _Own:
+    """One tenant's counters under the names and labels of everybody's."""
+
+    def __init__(self, everything: CollectorRegistry, tenant: str) -> None:
+        self._everything = everything
+        self._tenant = tenant
+
+    def collect(self) -> Iterator[Metric]:
+        """See `prometheus_client`."""
+        families = {family.name: family for family in self._everything.collect()}
+        for name, family in sorted(families.items()):
+            told = families.get(name.replace(_TENANT_FAMILY.decode(), "apprentice_", 1))
+            if not name.startswith(_TENANT_FAMILY.decode()) or told is None:
+                continue
+            own = Metric(told.name, told.documentation, "counter")
+            for labels, value in self._sums(family).items():
+                own.add_sample(f"{told.name}_total", dict(labels), value)
+            yield own
+
+    def _sums(self, family: Metric) -> dict[tuple[tuple[str, str], ...], float]:
+        """The tenant's values by the labels that are not its own."""
+        sums: dict[tuple[tuple[str, str], ...], float] = defaultdict(float)
+        for sample in family.samples:
+            labels = dict(sample.labels)
+            tenant, _ = labels.pop("tenant"), labels.pop("namespace")
+            if tenant == self._tenant and sample.name.endswith("_total"):
+                sums[tuple(sorted(labels.items()))] += sample.value
+        return sums
 
 
 def _without_tenants(text: bytes) -> bytes:

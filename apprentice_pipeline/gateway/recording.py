@@ -10,16 +10,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-from apprentice_pipeline.errors import ApprenticeError, StorageFull
+from apprentice_pipeline.errors import ApprenticeError, StorageFull, Unstorable
 from apprentice_pipeline.gateway.pricing import Pricing
 from apprentice_pipeline.gateway.tally import Tally
-from apprentice_pipeline.records import Exchange, Usage
-from apprentice_pipeline.store.spool import Spool
+from apprentice_pipeline.records import CUT, REFUSED, WHOLE, Exchange, Usage
+from apprentice_pipeline.store.spool import RecordSink
 from apprentice_pipeline.wire.conversation import estimate_usage
 from apprentice_pipeline.wire.forms import WireRequest, WireResponse
+from apprentice_pipeline.wire.outputs import ending_of
 
 NO_CONTENT: dict[str, Any] = {"messages": [], "parameters": {}}
 
@@ -38,6 +40,8 @@ class Call:
     request: WireRequest | None = None
     inclusion_probability: float = 1.0
     first_byte_ns: int = 0
+    finish_reason: str | None = None
+    exchange: Exchange | None = None
 
     def elapsed_us(self) -> int:
         """Microseconds since the request went out."""
@@ -57,16 +61,20 @@ class Deadlines:
         self._timer: asyncio.TimerHandle | None = None
 
     async def wait(self, waiter: asyncio.Future[None]) -> bool:
-        """True once `waiter` is done, False when the limit came first. Raises: what it raises."""
-        self._waiting.append((time.monotonic() + self._limit_s, waiter))
+        """True once `waiter` is done, False when the limit came first. Raises: what it raises.
+
+        Giving up leaves `waiter` as it is: its outcome comes all the same.
+        """
+        outcome = asyncio.shield(waiter)
+        self._waiting.append((time.monotonic() + self._limit_s, outcome))
         if self._timer is None:
             self._tick()
         try:
-            await waiter
+            await outcome
         except asyncio.CancelledError:
-            if waiter not in self._given_up:
+            if outcome not in self._given_up:
                 raise
-            self._given_up.discard(waiter)
+            self._given_up.discard(outcome)
             return False
         return True
 
@@ -86,7 +94,7 @@ class Deadlines:
 class Recorder:
     """Commits exchanges of one process. Lives on one event loop."""
 
-    def __init__(self, spool: Spool, tally: Tally, pricing: Pricing, timeout_s: float) -> None:
+    def __init__(self, spool: RecordSink, tally: Tally, pricing: Pricing, timeout_s: float) -> None:
         self._spool = spool
         self._tally = tally
         self._pricing = pricing
@@ -102,17 +110,20 @@ class Recorder:
         usage = self._usage(call, response, good)
         model = (response.model if response is not None else "") or _asked_model(call)
         cost = self._pricing.cost_usd(call.provider, model, usage) if output is not None else None
-        exchange = _exchange(call, status, complete, "remote", output, model, usage, cost)
+        ending = ending_of(response) if readable and response is not None else WHOLE
+        exchange = _exchange(call, status, complete, "remote", output, model, usage, cost, ending)
+        call.exchange, call.finish_reason = exchange, response.finish_reason if response else None
         self._count_remote(exchange, status)
-        await self._commit(exchange)
-        return output if good else None
+        exchange = call.exchange = await self._commit(exchange)
+        return output if exchange.is_pair else None
 
     async def local(self, call: Call, output: Any, model: str, usage: Usage) -> None:
         """Commits what the local model answered."""
-        exchange = _exchange(call, 200, True, "local", output, model, usage, 0.0)
+        exchange = _exchange(call, 200, True, "local", output, model, usage, 0.0, WHOLE)
+        call.exchange = exchange
         self._tally.add(call.tenant, call.namespace, requests=1, local=1)
         self._tally.respond(call.provider, "local", 200, exchange.latency_us / 1e6)
-        await self._commit(exchange)
+        call.exchange = await self._commit(exchange)
 
     def _usage(self, call: Call, response: WireResponse | None, good: bool) -> Usage:
         if response is None:
@@ -129,6 +140,8 @@ class Recorder:
             counts["errors"] = 1
         elif not exchange.complete:
             counts["incomplete"] = 1
+        elif exchange.ending != WHOLE:
+            counts[_NOT_WHOLE[exchange.ending]] = 1
         usage = exchange.usage
         if usage.input_tokens is not None:
             counts["input_tokens"] = usage.input_tokens
@@ -144,8 +157,8 @@ class Recorder:
         self._tally.add(exchange.tenant, exchange.namespace, **counts)
         self._tally.respond(exchange.provider, "remote", status, exchange.latency_us / 1e6)
 
-    async def _commit(self, exchange: Exchange) -> None:
-        """Returns once the exchange is committed, has failed, or the time is up."""
+    async def _commit(self, exchange: Exchange) -> Exchange:
+        """The exchange as it is kept, once it is committed, has failed, or the time is up."""
         began = time.perf_counter()
         tenant, namespace = exchange.tenant, exchange.namespace
         try:
@@ -156,20 +169,38 @@ class Recorder:
             else:
                 self._tally.add(tenant, namespace, at_risk=1)
                 self._tally.alert(tenant, namespace, "capture_at_risk", _AT_RISK)
+                waiter.add_done_callback(partial(self._look_late, tenant, namespace))
+        except Unstorable:
+            if exchange.input is not NO_CONTENT:
+                return await self._commit(self._without_content(exchange))
+            self._lose(tenant, namespace, Unstorable.__name__)
         except StorageFull:
             self._lose(tenant, namespace, "storage_full")
         except ApprenticeError as error:
             self._lose(tenant, namespace, type(error).__name__)
         except Exception as error:  # fail open: the customer's answer goes out
             self._lose(tenant, namespace, type(error).__name__)
+        return exchange
 
-    def _lose(self, tenant: str, namespace: str, cause: str) -> None:
-        self._tally.add(tenant, namespace, lost=1, at_risk=1)
+    def _without_content(self, exchange: Exchange) -> Exchange:
+        """The exchange as one that could not be read: counted as such, and no pair any more."""
+        pairs = -1 if exchange.is_pair else 0
+        self._tally.add(exchange.tenant, exchange.namespace, unreadable=1, pairs=pairs)
+        return replace(exchange, input=NO_CONTENT, output=None)
+
+    def _look_late(self, tenant: str, namespace: str, waiter: asyncio.Future[None]) -> None:
+        """What became of an exchange whose response did not wait for it any longer."""
+        if not waiter.cancelled() and (error := waiter.exception()) is not None:
+            self._lose(tenant, namespace, type(error).__name__, at_risk=0)
+
+    def _lose(self, tenant: str, namespace: str, cause: str, *, at_risk: int = 1) -> None:
+        self._tally.add(tenant, namespace, lost=1, at_risk=at_risk)
         self._tally.alert(
             tenant, namespace, "capture_failed", f"exchanges could not be stored: {cause}"
         )
 
 
+_NOT_WHOLE = {CUT: "answers_cut", REFUSED: "answers_refused"}
 _AT_RISK = "responses were released before their exchanges were committed: the disk is slow"
 
 
@@ -186,6 +217,7 @@ def _exchange(
     model: str,
     usage: Usage,
     cost_usd: float | None,
+    ending: str,
 ) -> Exchange:
     request, first = call.request, call.first_byte_ns
     return Exchange(
@@ -207,4 +239,5 @@ def _exchange(
         usage=usage,
         cost_usd=cost_usd,
         inclusion_probability=call.inclusion_probability,
+        ending=ending,
     )

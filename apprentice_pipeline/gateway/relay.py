@@ -40,10 +40,13 @@ class Relay:
         passage.began = True
         marks = replies.marks(b"remote", passage.pair_id)
         headers = response_headers(response.raw_headers, *marks)
-        await replies.start(passage.send, response.status, headers)
-        events = response.content_type == "text/event-stream"
+        events = response.content_type == "text/event-stream" or _is_array(passage, response)
         if events and passage.intake.ended:
             passage.watch()
+        if passage.call is not None and not events and response.content.is_eof():
+            await self._at_once(passage, passage.call, response, headers)
+            return
+        await replies.start(passage.send, response.status, headers)
         if passage.call is None:
             await self._plain(passage, response)
         elif events:
@@ -100,7 +103,8 @@ class Relay:
             async for chunk in _timed(response, call):
                 hold_from = None if passage.recorded else self._hold_from(passage, tee, chunk)
                 if hold_from is None:
-                    await replies.piece(passage.send, chunk)
+                    await replies.piece(passage.send, b"".join((*held, chunk)))
+                    held.clear()
                     continue
                 if hold_from:
                     await replies.piece(passage.send, chunk[:hold_from])
@@ -117,6 +121,8 @@ class Relay:
             await self.record(passage, response.status, events=tee)
         if whole:
             await passage.finish(b"".join(held))
+        elif held:
+            await replies.piece(passage.send, b"".join(held))
 
     def _hold_from(self, passage: Passage, tee: EventTee, chunk: bytes) -> int | None:
         try:
@@ -125,6 +131,22 @@ class Relay:
             self.fail_open(passage)
             tee.unreadable = True
             return None
+
+    async def _at_once(
+        self,
+        passage: Passage,
+        call: Call,
+        response: aiohttp.ClientResponse,
+        headers: list[replies.Header],
+    ) -> None:
+        """A body that came with its head: they go on together, and wake the client once."""
+        call.first_byte_ns = time.perf_counter_ns()
+        tee = WholeTee(response.headers.get("content-encoding", ""), self._max_bytes)
+        body = await response.content.read()
+        tee.feed(body)
+        await self.record(passage, response.status, whole=tee)
+        await replies.start(passage.send, response.status, headers)
+        await passage.finish(body)
 
     async def _whole(self, passage: Passage, call: Call, response: aiohttp.ClientResponse) -> None:
         tee = WholeTee(response.headers.get("content-encoding", ""), self._max_bytes)
@@ -154,6 +176,12 @@ def _read(
     if whole is None or not 200 <= status < 300:
         return None, whole is not None
     return whole.read(passage.wire, call.endpoint), True
+
+
+def _is_array(passage: Passage, response: aiohttp.ClientResponse) -> bool:
+    """Whether the stream that was asked for comes as a JSON array (Gemini without `alt=sse`)."""
+    asked = passage.call.request if passage.call is not None else None
+    return asked is not None and asked.as_array and response.status == 200
 
 
 async def _timed(response: aiohttp.ClientResponse, call: Call) -> AsyncIterator[bytes]:

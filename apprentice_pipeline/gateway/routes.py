@@ -1,20 +1,24 @@
 """The control plane: every HTTP route of the contract but the captures.
 
-Belongs here: parse, check rights, call a stage, answer. Does not: any stage's work.
-Errors are `{"error": {"message", "type", "remedy"}}` with the status of their kind. `healthz`
-and `readyz` need no key: they tell nothing but that the process runs.
+Belongs here: parse, call a stage, answer. Does not: any stage's work; paths, rights and forms
+(`operations` has them, and a caller has been admitted and has the role before its handler runs).
+Errors are `{"error": {"message", "type", "remedy"}}` with the status of their kind. `healthz`,
+`readyz` and `openapi.json` need no key: they tell nothing but that the process runs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable
+import re
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
+from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -28,22 +32,32 @@ from apprentice_pipeline.errors import (
     BudgetExhausted,
     PriceUnknown,
     RemoteError,
+    ServingError,
     StoreError,
     TooFewPairs,
     UsageError,
     VaultError,
+    WireError,
 )
-from apprentice_pipeline.gateway import exports, jobs, metrics
+from apprentice_pipeline.gateway import bodies, exports, jobs, metrics, openapi
 from apprentice_pipeline.gateway.access import Access, Caller, Refusal
 from apprentice_pipeline.gateway.headers import read_headers
+from apprentice_pipeline.gateway.observing import OBSERVED
+from apprentice_pipeline.gateway.operations import OPERATIONS, Operation
 from apprentice_pipeline.gateway.tally import Tally
 from apprentice_pipeline.gateway.tasks import Apprentices
-from apprentice_pipeline.records import is_name
+from apprentice_pipeline.records import now_us
 from apprentice_pipeline.stages import export, labelling, readiness, report
 from apprentice_pipeline.store.journal import Job
 from apprentice_pipeline.store.workspace import Workspace
 
 FEEDBACK_TRIES, FEEDBACK_PAUSE_S = 8, 0.4
+JUST_CAPTURED_US = 60_000_000
+MOST_JSON_BYTES = 8_000_000
+_PAIR_ID = re.compile(r"([0-9a-f]{8})-([0-9a-f]{4})-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+Handler = Callable[[Request, Caller], Awaitable[Response]]
+
 _STATUS: tuple[tuple[type[ApprenticeError], int], ...] = (
     (UsageError, 400),
     (TooFewPairs, 409),
@@ -51,6 +65,8 @@ _STATUS: tuple[tuple[type[ApprenticeError], int], ...] = (
     (PriceUnknown, 409),
     (ArtifactError, 422),
     (RemoteError, 502),
+    (WireError, 502),
+    (ServingError, 503),
     (StoreError, 503),
     (VaultError, 503),
 )
@@ -77,20 +93,10 @@ class ControlPlane:
 
     def application(self) -> Starlette:
         """The Starlette application."""
-        return Starlette(
+        application = Starlette(
             routes=[
-                Route("/healthz", self.healthz),
-                Route("/readyz", self.readyz),
-                Route("/metrics", self.metrics),
-                Route("/v1/labels/synthesize-corpus", self.labels),
-                Route("/v1/specialists/auto-distill", self.distill, methods=["POST"]),
-                Route("/v1/specialists/{job_id}", self.job),
-                Route("/v1/specialists/{job_id}/artifact", self.job_artifact),
-                Route("/v1/tasks/{task}", self.task, methods=["POST"]),
-                Route("/v1/artifacts/verify", self.verify, methods=["POST"]),
-                Route("/v1/feedback", self.feedback, methods=["POST"]),
-                Route("/v1/status", self.status),
-                Route("/v1/report", self.report),
+                Route(each.path, self._endpoint(each), methods=[each.method], name=each.name)
+                for each in OPERATIONS
             ],
             exception_handlers={
                 ApprenticeError: _failed,
@@ -100,164 +106,179 @@ class ControlPlane:
                 500: _unexpected,
             },
         )
+        application.router.redirect_slashes = False  # a redirect would name the Host it was told
+        return application
+
+    def _endpoint(self, operation: Operation) -> Callable[[Request], Awaitable[Response]]:
+        """The operation's handler behind its rights."""
+        handle = getattr(self, operation.name)
+
+        async def endpoint(request: Request) -> Response:
+            seen = request.scope.get(OBSERVED)
+            if seen is not None:
+                seen.endpoint = operation.name
+            response: Response
+            if not operation.roles:
+                response = await handle(request)
+                return response
+            caller = await self._access.admit(read_headers(request.scope["headers"]))
+            if seen is not None:
+                seen.tenant = caller.tenant
+            caller.require(*operation.roles)
+            response = await handle(request, caller)
+            return response
+
+        return endpoint
+
+    async def openapi(self, _: Request) -> Response:
+        """This application's own description."""
+        return Response(openapi.document(), headers={"content-type": "application/json"})
 
     async def healthz(self, _: Request) -> Response:
         """The process answers."""
-        return _json({"status": "ok"})
+        return _form(bodies.Health())
 
     async def readyz(self, _: Request) -> Response:
         """The state database answers and the spool keeps up."""
         try:
             await run_in_threadpool(self._workspace.state.any_keys)
         except StoreError:
-            return _json({"status": "the state database does not answer"}, 503)
-        return _json({"status": "ready", "pending": self._pending()})
+            return _form(bodies.Ready(status="the state database does not answer"), 503)
+        return _form(bodies.Ready(status="ready", pending=self._pending()))
 
-    async def metrics(self, request: Request) -> Response:
-        """Prometheus text; tenants by name only for an operator key."""
-        caller = await self._caller(request, "tenant", "operator")
+    async def metrics(self, _: Request, caller: Caller) -> Response:
+        """Prometheus text; tenants by name only for an operator key; a tenant key's own counts."""
         await self._tally.flush_aside()
-        text = await run_in_threadpool(self._metrics.exposition, tenants=caller.role == "operator")
+        operator = caller.role == "operator"
+        of = None if operator or caller.keyless else caller.tenant
+        text = await run_in_threadpool(self._metrics.exposition, tenants=operator, of=of)
         return Response(text, headers={"content-type": metrics.CONTENT_TYPE})
 
-    async def labels(self, request: Request) -> Response:
+    async def labels(self, request: Request, caller: Caller) -> Response:
         """The corpus, streamed."""
-        caller = await self._caller(request, "tenant")
-        query = request.query_params
-        form = query.get("format", "jsonl")
-        if form not in exports.CONTENT_TYPES:
-            raise UsageError("format is jsonl or parquet")
+        asked = bodies.read_query(bodies.CorpusQuery, request.query_params.multi_items())
         wanted = export.Request(
             tenant=caller.tenant,
-            namespace=_name(query.get("namespace"), "namespace"),
-            form=form,
-            since=query.get("since"),
-            until=query.get("until"),
-            min_confidence=_number(query.get("min_confidence"), "min_confidence"),
-            limit=_whole(query.get("limit"), "limit"),
+            namespace=asked.namespace,
+            form=asked.format,
+            style=asked.style,
+            since=asked.since,
+            until=asked.until,
+            min_confidence=asked.min_confidence,
+            limit=asked.limit,
         )
+        export.check(wanted)  # before the first byte, while it can still be refused
         body = exports.pieces(self._workspace, wanted)
         first = await anext(body)
         return StreamingResponse(
-            exports.led_by(first, body), headers={"content-type": exports.CONTENT_TYPES[form]}
+            exports.led_by(first, body),
+            headers={"content-type": exports.CONTENT_TYPES[asked.format]},
         )
 
-    async def distill(self, request: Request) -> Response:
+    async def distill(self, request: Request, caller: Caller) -> Response:
         """202 with the job's id, 409 with the counts."""
-        caller = await self._caller(request, "tenant")
-        asked = await _object(request)
-        namespace = _name(asked.get("namespace"), "namespace")
+        asked = await _asked(request, bodies.Distillation)
+        options = asked.model_dump(exclude_none=True)
         try:
             job = await run_in_threadpool(
-                jobs.start, self._workspace, caller.tenant, namespace, asked
+                jobs.start, self._workspace, caller.tenant, asked.namespace, options
             )
         except TooFewPairs as error:
             stream = await run_in_threadpool(
-                readiness.of_stream, self._workspace, caller.tenant, namespace
+                readiness.of_stream, self._workspace, caller.tenant, asked.namespace
             )
             return _json({**_error(error), **stream.to_dict()}, 409)
-        return _json({"job_id": job.id, "state": job.state, "namespace": namespace}, 202)
+        started = bodies.JobStarted(job_id=job.id, state=job.state, namespace=asked.namespace)
+        return _form(started, 202)
 
-    async def job(self, request: Request) -> Response:
+    async def job(self, request: Request, caller: Caller) -> Response:
         """A job's state, log and result."""
-        return _json(jobs.document(await self._job(request)))
+        return _form(bodies.JobState(**jobs.document(await self._job(request, caller))))
 
-    async def job_artifact(self, request: Request) -> Response:
+    async def job_artifact(self, request: Request, caller: Caller) -> Response:
         """The `.kolm` a finished job made."""
-        job = await self._job(request)
+        job = await self._job(request, caller)
         path = job.result.get("artifact")
         if job.state != "done" or not isinstance(path, str):
             raise Refusal(409 if job.state in jobs.ACTIVE else 404, "the job has no artifact")
         name = f"{job.namespace}.kolm"
         return FileResponse(path, media_type="application/zip", filename=name)
 
-    async def task(self, request: Request) -> Response:
+    async def task(self, request: Request, caller: Caller) -> Response:
         """One request through the router."""
-        caller = await self._caller(request, "tenant", "capture")
         task = caller.stream(request.path_params["task"])
-        asked = await _object(request)
-        if not isinstance(asked.get("input"), dict):
-            raise UsageError("the body must be an object with an object `input`")
+        asked = await _asked(request, bodies.TaskInput)
         if self._workspace.config.task(task) is None:
             raise Refusal(404, f"no task {task} is declared")
-        result = await self._apprentices.run(caller.tenant, task, asked["input"])
+        result = await self._apprentices.run(caller.tenant, task, asked.input)
         response = _json(dataclasses.asdict(result))
         response.headers["x-apprentice-pair-id"] = result.pair_id
         response.headers["x-apprentice-served-by"] = result.served_by
         return response
 
-    async def verify(self, request: Request) -> Response:
+    async def verify(self, request: Request, _: Caller) -> Response:
         """What there is to say of a `.kolm` that verifies; 422 with the cause otherwise."""
-        await self._caller(request, "tenant")
         body = await _body(request, self._workspace.config.gateway.max_body_bytes)
         try:
             verified = await run_in_threadpool(self._verified, body)
         except ArtifactError as error:
-            return _json({"verified": False, **_error(error)}, 422)
-        return _json(verification_report(verified))
+            return _form(bodies.Rejection.of(error), 422)
+        return _form(bodies.Verification(**verification_report(verified)))
 
     def _verified(self, body: bytes) -> VerifiedArtifact:
         settings = self._workspace.settings
         pinned = settings.config.signing.public_key
-        key = trusted_key(settings.home.keys, public_key=pinned)
+        try:
+            key = trusted_key(settings.home.keys, public_key=pinned)
+        except ArtifactError:
+            raise ArtifactError("this server has no public key to verify against") from None
         return verify_kolm(body, public_key=key, secret=settings.signing_secret)
 
-    async def feedback(self, request: Request) -> Response:
+    async def feedback(self, request: Request, caller: Caller) -> Response:
         """A person's label of a pair; waits a moment for a pair that has just been captured."""
-        caller = await self._caller(request, "tenant")
-        asked = await _object(request)
-        pair_id, action = asked.get("pair_id"), asked.get("action")
-        if not isinstance(pair_id, str) or action not in labelling.ACTIONS:
-            raise UsageError(
-                "feedback needs pair_id and action",
-                remedy="action is approve, reject, or edit with `edit`, the corrected output",
-            )
-        for left in reversed(range(FEEDBACK_TRIES)):
+        asked = (await _asked(request, bodies.Feedback)).root
+        edit = asked.edit if isinstance(asked, bodies.Correction) else None
+        tries = FEEDBACK_TRIES if _just_captured(asked.pair_id) else 1
+        for left in reversed(range(tries)):
             try:
                 label = await run_in_threadpool(
                     labelling.record_feedback,
                     self._workspace,
                     caller.tenant,
-                    pair_id,
-                    action=action,
-                    edit=asked.get("edit"),
+                    asked.pair_id,
+                    action=asked.action,
+                    edit=edit,
                 )
             except UsageError as error:
                 if not left:
                     raise Refusal(404, error.message, remedy=error.remedy) from None
                 await asyncio.sleep(FEEDBACK_PAUSE_S)
                 continue
-            return _json({"pair_id": pair_id, "namespace": label.namespace, "action": label.action})
+            return _form(
+                bodies.FeedbackTaken(
+                    pair_id=label.pair_id, namespace=label.namespace, action=label.action
+                )
+            )
         raise AssertionError("unreachable: the last try returns or raises")
 
-    async def status(self, request: Request) -> Response:
+    async def status(self, request: Request, caller: Caller) -> Response:
         """Phase, confidence, sampling, cost, savings, alerts."""
-        caller = await self._caller(request, "tenant")
-        task = request.query_params.get("task")
+        asked = bodies.read_query(bodies.StatusQuery, request.query_params.multi_items())
         found = await run_in_threadpool(
-            report.status, self._workspace, caller.tenant, _name(task, "task") if task else None
+            report.status, self._workspace, caller.tenant, asked.task or None
         )
         return _json(found.to_dict())
 
-    async def report(self, request: Request) -> Response:
+    async def report(self, request: Request, caller: Caller) -> Response:
         """Every stream's numbers, as JSON, text or HTML."""
-        caller = await self._caller(request, "tenant")
-        form = request.query_params.get("format", "json")
-        if form not in {"json", "text", "html"}:
-            raise UsageError("format is json, text or html")
+        form = bodies.read_query(bodies.ReportQuery, request.query_params.multi_items()).format
         found = await run_in_threadpool(report.report, self._workspace, caller.tenant)
         if form == "json":
             return _json(found.to_dict())
         kind = "text/html" if form == "html" else "text/plain"
         return Response(found.render(form), media_type=kind)
 
-    async def _caller(self, request: Request, *roles: str) -> Caller:
-        caller = await self._access.admit(read_headers(request.scope["headers"]))
-        caller.require(*roles)
-        return caller
-
-    async def _job(self, request: Request) -> Job:
-        caller = await self._caller(request, "tenant")
+    async def _job(self, request: Request, caller: Caller) -> Job:
         job_id = request.path_params["job_id"]
         job = await run_in_threadpool(self._workspace.state.job, job_id, tenant=caller.tenant)
         if job is None:
@@ -275,39 +296,16 @@ async def _body(request: Request, most: int) -> bytes:
     return b"".join(parts)
 
 
-async def _object(request: Request) -> dict[str, Any]:
-    body = await _body(request, 8_000_000)
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        value = None
-    if not isinstance(value, dict):
-        raise UsageError("the body must be a JSON object")
-    return value
+async def _asked(request: Request, model: type[bodies.T]) -> bodies.T:
+    return bodies.read_body(model, await _body(request, MOST_JSON_BYTES))
 
 
-def _name(value: Any, what: str) -> str:
-    if not isinstance(value, str) or not is_name(value):
-        raise UsageError(f"{what} must be a name", remedy="[a-z0-9][a-z0-9_-]{0,62}")
-    return value
-
-
-def _number(value: str | None, what: str) -> float | None:
-    try:
-        number = None if value is None else float(value)
-    except ValueError:
-        number = -1.0
-    if number is not None and not 0 <= number <= 1:
-        raise UsageError(f"{what} must be a number from 0 to 1")
-    return number
-
-
-def _whole(value: str | None, what: str) -> int | None:
-    if value is None:
-        return None
-    if not value.isdigit() or not int(value):
-        raise UsageError(f"{what} must be a whole number above 0")
-    return int(value)
+def _just_captured(pair_id: str) -> bool:
+    """Whether an id tells of a moment so recent that its pair may still be on its way."""
+    found = _PAIR_ID.fullmatch(pair_id)
+    if found is None:
+        return False
+    return abs(now_us() - int(found[1] + found[2], 16) * 1_000) < JUST_CAPTURED_US
 
 
 def _json(value: Any, status: int = 200) -> Response:
@@ -316,22 +314,22 @@ def _json(value: Any, status: int = 200) -> Response:
     )
 
 
+def _form(form: BaseModel, status: int = 200) -> Response:
+    return _json(form.model_dump(mode="json", exclude_none=True), status)
+
+
 def _error(error: ApprenticeError) -> dict[str, Any]:
-    return {
-        "error": {
-            "message": error.message,
-            "type": type(error).__name__,
-            "remedy": error.remedy,
-        }
-    }
+    return bodies.Failure.of(error).model_dump()
 
 
 async def _failed(_: Request, error: Exception) -> Response:
     assert isinstance(error, ApprenticeError)
-    if isinstance(error, Refusal):
-        return _json(_error(error), error.status)
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
-    return _json(_error(error), status)
+    status = error.status if isinstance(error, Refusal) else status
+    response = _json(_error(error), status)
+    if status == 401:
+        response.headers["www-authenticate"] = 'Bearer realm="apprentice"'
+    return response
 
 
 async def _gone(_: Request, __: Exception) -> Response:
@@ -342,8 +340,11 @@ async def _missing(_: Request, __: Exception) -> Response:
     return _json(_error(Refusal(404, "there is nothing here")), 404)
 
 
-async def _wrong_method(_: Request, __: Exception) -> Response:
-    return _json(_error(Refusal(405, "this path has another method")), 405)
+async def _wrong_method(_: Request, error: Exception) -> Response:
+    response = _json(_error(Refusal(405, "this path has another method")), 405)
+    if isinstance(error, HTTPException) and error.headers:
+        response.headers.update(error.headers)
+    return response
 
 
 async def _unexpected(_: Request, error: Exception) -> Response:

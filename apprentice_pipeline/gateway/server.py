@@ -18,19 +18,21 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from apprentice_pipeline.config import Settings
 from apprentice_pipeline.errors import ApprenticeError, StoreError, UsageError
 from apprentice_pipeline.gateway.access import is_loopback
 from apprentice_pipeline.gateway.metrics import FOLDER_VARIABLE
-from apprentice_pipeline.gateway.orders import write_orders
+from apprentice_pipeline.gateway.probe import is_up
+from apprentice_pipeline.gateway.tls import certificate_of
+from apprentice_pipeline.gateway.webhook import POST_S, Webhook
 from apprentice_pipeline.records import now_us
 from apprentice_pipeline.serving.opening import open_supervisor
+from apprentice_pipeline.settings import Settings
 from apprentice_pipeline.store.drain import drain
+from apprentice_pipeline.store.handover import handed_over
+from apprentice_pipeline.store.secrecy import keep_memory_private
 from apprentice_pipeline.store.workspace import Workspace
 
 BACKLOG = 2_048
@@ -53,13 +55,18 @@ def serve(
     """Serves until SIGTERM or SIGINT. For a process's main thread.
 
     `on_ready` gets the base URL once requests are answered; by default it is printed on stderr.
-    Raises: UsageError when the address cannot be had, or is not loopback and no key exists;
-    StoreError when no worker comes up.
+    Raises: UsageError when the address cannot be had, or is not loopback and no key exists, or
+    the TLS certificate does not serve; StoreError when no worker comes up.
     """
+    limits = settings.config.gateway
+    certificate = certificate_of(limits.tls_certificate, limits.tls_key)
+    if certificate is not None:
+        certificate.context()
     workspace = Workspace.open(settings)
     try:
         _refuse_open_house(workspace, host)
         with _bind(host, port) as listening, _pid_file(settings.home.run):
+            keep_memory_private()
             _Supervisor(workspace, listening, workers, on_ready or _announce).run()
     finally:
         workspace.close()
@@ -118,7 +125,7 @@ class _Supervisor:
     ) -> None:
         self._workspace = workspace
         self._listening = listening
-        self._url = _url(listening)
+        self._url = _url(listening, tls=bool(workspace.config.gateway.tls_certificate))
         self._on_ready = on_ready
         self._stopping = threading.Event()
         self._metrics = workspace.home.run / f"metrics-{os.getpid()}"
@@ -134,6 +141,11 @@ class _Supervisor:
             self._every(config.store.drain_interval_s, self._drain),
             self._every(config.serving.registry_poll_s, self._follow_registry),
         ]
+        if config.alerts.webhook:
+            webhook = Webhook(
+                config.alerts.webhook, self._workspace.state, self._workspace.home.run
+            )
+            loops.append(self._every(POST_S, webhook.look))
         backend = open_supervisor(self._workspace)
         if backend is not None:
             backend.start()
@@ -155,7 +167,7 @@ class _Supervisor:
             for worker in self._workers:
                 worker.watch(time.monotonic())
             if not announced:
-                announced = _is_ready(self._url)
+                announced = is_up(f"{self._url}/readyz")
                 if announced:
                     self._on_ready(self._url)
                 failing = all(w.false_starts >= MOST_FALSE_STARTS for w in self._workers)
@@ -172,12 +184,12 @@ class _Supervisor:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             pass_fds=[descriptor],
-            env={**os.environ, FOLDER_VARIABLE: str(self._metrics)},
+            env=_worker_environment(self._workspace.settings, self._metrics),
             start_new_session=True,
         )
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(write_orders(self._workspace.settings, descriptor))
+            process.stdin.write(handed_over(self._workspace.settings, descriptor=descriptor))
             process.stdin.flush()
         return process
 
@@ -220,6 +232,19 @@ class _Supervisor:
             self._workspace.state.add_alert("", "", f"gateway_{kind}", message, now_us=now_us())
 
 
+def _worker_environment(settings: Settings, metrics: Path) -> dict[str, str]:
+    """Ours without its secrets: they go through the pipe, and nobody can read them there."""
+    remote = settings.config.remote
+    secrets = {"APPRENTICE_MASTER_KEY", "APPRENTICE_SIGNING_SECRET", remote.api_key_env}
+    secrets |= {each.api_key_env for each in remote.additional_providers}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in secrets and not name.endswith("_API_KEY")
+    }
+    return {**kept, FOLDER_VARIABLE: str(metrics)}
+
+
 def _refuse_open_house(workspace: Workspace, host: str) -> None:
     if not is_loopback(host) and not workspace.state.any_keys():
         raise UsageError(
@@ -245,21 +270,14 @@ def _bind(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _url(listening: socket.socket) -> str:
+def _url(listening: socket.socket, *, tls: bool) -> str:
     host, port = listening.getsockname()[:2]
     address = ipaddress.ip_address(host)
     if address.is_unspecified:
         address = ipaddress.ip_address("::1" if address.version == 6 else "127.0.0.1")
-    return f"http://[{address}]:{port}" if address.version == 6 else f"http://{address}:{port}"
-
-
-def _is_ready(url: str) -> bool:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(f"{url}/readyz", timeout=1.0) as response:
-            return bool(response.status == 200)
-    except (OSError, urllib.error.URLError, ValueError):
-        return False
+    scheme = "https" if tls else "http"
+    place = f"[{address}]" if address.version == 6 else str(address)
+    return f"{scheme}://{place}:{port}"
 
 
 def _fresh_folder(folder: Path) -> None:

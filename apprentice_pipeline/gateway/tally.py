@@ -20,6 +20,7 @@ from apprentice_pipeline.store.state import State
 
 FLUSH_S = 1.0
 MOST_STREAMS = 20_000
+_DAY_US = 86_400_000_000
 
 Stream = tuple[str, str]
 
@@ -52,7 +53,7 @@ class Tally:
         self._zone = ZoneInfo(timezone)
         self._sums = _Sums()
         self._observed = _Observed()
-        self._day = ("", 0)
+        self._day = ("", 0, 0)
         self.dropped = 0
 
     def add(self, tenant: str, namespace: str, **increments: float) -> None:
@@ -79,6 +80,11 @@ class Tally:
     def alert(self, tenant: str, namespace: str, kind: str, message: str) -> None:
         """Raises an alert; repeated within a flush it is one."""
         self._sums.alerts[tenant, namespace, kind] = message
+
+    def failed(self, tenant: str, namespace: str) -> None:
+        """A call that a failure of ours ended, which nobody foresaw."""
+        self.add(tenant, namespace, unexpected=1)
+        self.alert(tenant, namespace, "call_failed", "a call failed inside the gateway")
 
     def respond(self, provider: str, served_by: str, status: int, seconds: float) -> None:
         """One response, for the metrics."""
@@ -153,8 +159,8 @@ class Tally:
 
     def _today(self) -> str:
         at_us = now_us()
-        day, until_us = self._day
-        if at_us >= until_us:
-            day = date_of(at_us)
-            self._day = (day, (at_us // 86_400_000_000 + 1) * 86_400_000_000)
+        day, since_us, until_us = self._day
+        if not since_us <= at_us < until_us:  # the next day, or the clock was set
+            day, since_us = date_of(at_us), at_us - at_us % _DAY_US
+            self._day = (day, since_us, since_us + _DAY_US)
         return day

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from apprentice_pipeline.apprentice import AsyncApprentice, Result
-from apprentice_pipeline.config import Settings
+from apprentice_pipeline.settings import Settings
 
 MOST_OPEN = 32
 

@@ -56,9 +56,10 @@ class EventTee:
         self._reader.close()
 
     def result(self) -> tuple[WireResponse | None, bool]:
-        """The answer as far as it came, and whether it came whole."""
+        """The answer as far as it came, and whether it came whole: an end alone is no answer."""
         response = self._reader.result()
-        self.unreadable = self.unreadable or self._reader.malformed
+        empty = self._reader.complete and response is None
+        self.unreadable = self.unreadable or self._reader.malformed or empty
         return response, self._reader.complete and not self.unreadable
 
 

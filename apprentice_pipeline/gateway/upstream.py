@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 import aiohttp
 from multidict import CIMultiDict
@@ -17,24 +18,24 @@ from yarl import URL
 
 from apprentice_pipeline.config import Endpoints, Gateway
 from apprentice_pipeline.errors import RemoteError
+from apprentice_pipeline.gateway.query_keys import holds_key
 
 CONNECT_S = 10.0
 _IN_ONE_PIECE = 1 << 20
 _PIECE = 1 << 18
-_MOST_URLS = 4_096
+_MOST_URLS, _LONGEST_KEPT = 4_096, 512
 _NOT_ADDED = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A request for a provider. `body` in one piece, or as it arrives."""
+    """A request for a provider, all but its body."""
 
     method: str
     provider: str
     path: str
     query: str
     headers: CIMultiDict[str]
-    body: bytes | AsyncIterator[bytes]
     content_length: int | None = None
 
 
@@ -45,6 +46,7 @@ class Upstream:
         self._bases = {
             "openai": endpoints.openai.rstrip("/"),
             "anthropic": endpoints.anthropic.rstrip("/"),
+            "gemini": endpoints.gemini.rstrip("/"),
         }
         self._urls: dict[tuple[str, str, str], URL] = {}
         self._session = aiohttp.ClientSession(
@@ -59,17 +61,20 @@ class Upstream:
             read_bufsize=1 << 18,
         )
 
-    async def send(self, request: Outgoing) -> aiohttp.ClientResponse:
+    async def send(
+        self, request: Outgoing, body: bytes | AsyncIterator[bytes]
+    ) -> aiohttp.ClientResponse:
         """The provider's response, its body unread; the caller closes it.
 
+        `body` in one piece, or as it arrives.
         Raises: RemoteError when none came (status 504 after a timeout, else 502).
         """
         try:
             return await self._session.request(
                 request.method,
                 self._url(request),
-                headers=_framed(request),
-                data=_data(request.body),
+                headers=_framed(request, body),
+                data=_data(body),
                 allow_redirects=False,
             )
         except aiohttp.ConnectionTimeoutError:
@@ -92,19 +97,32 @@ class Upstream:
         if url is None:
             query = f"?{request.query}" if request.query else ""
             url = URL(self._bases[request.provider] + request.path + query, encoded=True)
+            longest = len(request.path) + len(request.query)
+            if longest > _LONGEST_KEPT or holds_key(request.provider, request.query):
+                return url
             if len(self._urls) >= _MOST_URLS:
                 self._urls.clear()
             self._urls[place] = url
         return url
 
 
-def _framed(request: Outgoing) -> CIMultiDict[str]:
+def climbs(path: str) -> bool:
+    """Whether some server would read a segment of the path as "one up", however it is written."""
+    if ".." not in path and "%" not in path and "\\" not in path:
+        return False
+    plain = path
+    for _ in range(3):
+        plain = unquote(plain)
+    return ".." in plain.replace("\\", "/").split("/") or "\\" in plain
+
+
+def _framed(request: Outgoing, body: bytes | AsyncIterator[bytes]) -> CIMultiDict[str]:
     """A body that is passed on as it arrives keeps the length its client declared."""
-    if isinstance(request.body, bytes) and len(request.body) <= _IN_ONE_PIECE:
+    if isinstance(body, bytes) and len(body) <= _IN_ONE_PIECE:
         return request.headers
     length = request.content_length
-    if isinstance(request.body, bytes):
-        length = len(request.body)
+    if isinstance(body, bytes):
+        length = len(body)
     if length is not None:
         request.headers["content-length"] = str(length)
     return request.headers

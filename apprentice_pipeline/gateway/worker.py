@@ -7,6 +7,7 @@ that the server is gone.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import socket
 import sys
@@ -17,57 +18,41 @@ import uvicorn
 
 from apprentice_pipeline.errors import ApprenticeError
 from apprentice_pipeline.gateway.app import create_app
-from apprentice_pipeline.gateway.orders import read_orders
+from apprentice_pipeline.gateway.listening import server_config
+from apprentice_pipeline.records import now_us
 from apprentice_pipeline.routing import Router
 from apprentice_pipeline.serving.embedding import embedder
 from apprentice_pipeline.serving.opening import open_backend
-from apprentice_pipeline.store.spool import Spool
+from apprentice_pipeline.store.handover import taken_over
+from apprentice_pipeline.store.secrecy import keep_memory_private
+from apprentice_pipeline.store.spool_client import SpoolClient
 from apprentice_pipeline.store.workspace import Workspace
 
-GRACE_S = 15
-KEEP_ALIVE_S = 75
 SWITCH_S = 0.001
 _COLLECT = (20_000, 20, 50)
 
 
 def main(source: BinaryIO) -> int:
     """Serves until told to stop. Returns the exit status."""
+    keep_memory_private()
     try:
-        settings, descriptor = read_orders(source.readline())
+        settings, orders = taken_over(source.readline())
         workspace = Workspace.open(settings)
-        spool = Spool.open(workspace.home.spool, workspace.vault)
+        spool = SpoolClient.open(workspace, on_loss=lambda: _report_loss(workspace))
         backend = open_backend(workspace)
+        app = create_app(
+            workspace, spool, lambda: Router(workspace, backend, spool, embed=embedder())
+        )
+        server = uvicorn.Server(server_config(app, settings.config.gateway, app.malformed))
     except ApprenticeError as error:
         sys.stderr.write(f"gateway worker: {error.message}\n")
         return 1
-    app = create_app(workspace, spool, lambda: Router(workspace, backend, spool, embed=embedder()))
-    server = uvicorn.Server(_uvicorn_config(app))
     threading.Thread(target=_follow, args=(source, server), daemon=True).start()
     _quieten()
-    server.run(sockets=[socket.socket(fileno=descriptor)])
+    server.run(sockets=[socket.socket(fileno=orders["descriptor"])])
     spool.close()
     workspace.close()
     return 0
-
-
-def _uvicorn_config(app: object) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,  # type: ignore[arg-type]
-        http="httptools",
-        loop="uvloop",
-        ws="none",
-        lifespan="on",
-        interface="asgi3",
-        access_log=False,
-        log_config=None,
-        log_level="critical",
-        proxy_headers=False,
-        server_header=False,
-        date_header=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=GRACE_S,
-        h11_max_incomplete_event_size=None,
-    )
 
 
 def _follow(source: BinaryIO, server: uvicorn.Server) -> None:
@@ -77,10 +62,21 @@ def _follow(source: BinaryIO, server: uvicorn.Server) -> None:
     server.should_exit = True
 
 
+def _report_loss(workspace: Workspace) -> None:
+    """For the on-call person: capture goes on, slower, until this worker is restarted."""
+    sys.stderr.write(
+        "gateway worker: its spool writer died; the worker writes itself from now on\n"
+    )
+    with contextlib.suppress(ApprenticeError):
+        workspace.state.add_alert(
+            "", "", "spool_writer_lost", "a worker writes its spool itself", now_us=now_us()
+        )
+
+
 def _quieten() -> None:
     """What start-up made lives as long as the process: the collector need not look at it again.
 
-    The spool's writer thread gives the interpreter back soon, so that it delays no response.
+    Other threads give the interpreter back soon, so that they delay no response.
     """
     gc.collect()
     gc.freeze()

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from apprentice_pipeline.config import load_settings
 from apprentice_pipeline.errors import ApprenticeError
+from apprentice_pipeline.settings import load_settings
 
 if TYPE_CHECKING:
     from apprentice_pipeline.registry import Registry

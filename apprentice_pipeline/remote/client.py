@@ -27,6 +27,7 @@ from apprentice_pipeline.errors import RemoteError, WireError
 from apprentice_pipeline.records import Answer
 from apprentice_pipeline.remote.prices import cost_usd, maximum_cost_usd, most_output_tokens
 from apprentice_pipeline.wire.forms import WireFormat
+from apprentice_pipeline.wire.outputs import ending_of
 from apprentice_pipeline.wire.providers import wire_format
 
 RETRIED: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
@@ -36,8 +37,11 @@ _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 20.0
 _SECONDS: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _ANTHROPIC_VERSION: Final = "2023-06-01"
-_ENDPOINTS: Final = {"openai": "chat.completions", "anthropic": "messages"}
-_OUTPUT_LIMITS: Final = ("max_completion_tokens", "max_tokens")
+_ENDPOINTS: Final = {
+    "openai": "chat.completions",
+    "anthropic": "messages",
+    "gemini": "generateContent",
+}
 _OVERRULED: Final = frozenset({"stream", "stream_options"})
 _FINAL_CODES: Final = frozenset({"insufficient_quota", "billing_error", "billing_not_active"})
 _SAID_CODES: Final = _FINAL_CODES | {
@@ -53,6 +57,16 @@ _SAID_CODES: Final = _FINAL_CODES | {
     "rate_limit_exceeded",
     "request_too_large",
     "server_error",
+    "ABORTED",
+    "DEADLINE_EXCEEDED",
+    "FAILED_PRECONDITION",
+    "INTERNAL",
+    "INVALID_ARGUMENT",
+    "NOT_FOUND",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "UNAUTHENTICATED",
+    "UNAVAILABLE",
 }
 """Error codes that a message may repeat; others might be anything."""
 
@@ -142,13 +156,14 @@ class Remote:
         Raises: PriceUnknown; RemoteError as `ask` does before it calls.
         """
         call = self._call(input, provider, model, None)
-        body = orjson.loads(call.body)
-        limits = [body[name] for name in _OUTPUT_LIMITS if isinstance(body.get(name), int)]
-        answers = body.get("n") if isinstance(body.get("n"), int) else 1
-        tokens = min(limits) if limits else most_output_tokens(call.model)
-        return maximum_cost_usd(
-            call.model, len(call.body), tokens * max(1, answers), self._settings.prices
-        )
+        try:
+            asked = _wire(call.provider).read_request(_ENDPOINTS[call.provider], call.body)
+        except WireError as error:
+            raise RemoteError(f"the request cannot be put: {error.message}") from None
+        answers = asked.input["parameters"].get("n")
+        tokens = asked.max_output_tokens or most_output_tokens(call.model)
+        times = max(1, answers) if isinstance(answers, int) else 1
+        return maximum_cost_usd(call.model, len(call.body), tokens * times, self._settings.prices)
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -177,7 +192,7 @@ class Remote:
             raise RemoteError(f"the request cannot be put: {error.message}") from None
         base = str(getattr(self._settings.endpoints, provider)).rstrip("/").removesuffix("/v1")
         return _Call(
-            provider, model, base + wire.upstream_path(""), self._headers(provider, model), body
+            provider, model, base + wire.call_path(model), self._headers(provider, model), body
         )
 
     def _headers(self, provider: str, model: str) -> dict[str, str]:
@@ -191,6 +206,8 @@ class Remote:
         headers = {"content-type": "application/json"}
         if provider == "anthropic":
             return {**headers, "x-api-key": key, "anthropic-version": _ANTHROPIC_VERSION}
+        if provider == "gemini":
+            return {**headers, "x-goog-api-key": key}
         return {**headers, "authorization": f"Bearer {key}"}
 
     async def _persist(self, call: _Call) -> tuple[bytes, int]:
@@ -250,6 +267,7 @@ class Remote:
             latency_us=latency_us,
             usage=read.usage,
             cost_usd=cost,
+            ending=ending_of(read),
         )
 
 
@@ -298,21 +316,33 @@ async def _read(response: httpx.Response) -> bytes:
 
 def _refusal(response: httpx.Response, body: bytes) -> _Refusal:
     status, code = response.status_code, _code(body)
+    pause_s = _retry_after_s(response.headers)
     said = f"answered {status}" + (f" ({code})" if code in _SAID_CODES else "")
     return _Refusal(
         cause=said,
         status=status,
         again=status in RETRIED and code not in _FINAL_CODES,
-        pause_s=_retry_after_s(response.headers),
+        pause_s=_retry_info_s(body) if pause_s is None else pause_s,
     )
 
 
 def _code(body: bytes) -> str:
     try:
         error = orjson.loads(body)["error"]
-        return str(error.get("code") or error.get("type") or "")
+        return str(error.get("status") or error.get("code") or error.get("type") or "")
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
         return ""
+
+
+def _retry_info_s(body: bytes) -> float | None:
+    """Seconds that Google asks to wait, in the error's own details; None where it does not."""
+    try:
+        details = orjson.loads(body)["error"]["details"]
+        said = [each["retryDelay"] for each in details if "retryDelay" in each]
+        text = said[0].removesuffix("s")
+    except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
+        return None
+    return float(text) if _SECONDS.fullmatch(text) else None
 
 
 def _retry_after_s(headers: httpx.Headers) -> float | None:

@@ -5,7 +5,9 @@ A model without a known price has none: nothing is guessed from a similar name.
 
 List prices in USD per million tokens, standard tier, read on 2026-11-21 from published copies
 of platform.claude.com/docs/en/about-claude/pricing and developers.openai.com/api/docs/pricing.
-Models whose published prices disagreed that day are left out. `remote.prices` in
+Models whose published prices disagreed that day are left out. Gemini's are from memory, checked
+that day against others' copies of ai.google.dev/gemini-api/docs/pricing (text, standard tier;
+what Google asks for audio and for keeping a cache is not in them). `remote.prices` in
 apprentice.yaml comes first.
 """
 
@@ -27,7 +29,7 @@ MOST_OUTPUT_TOKENS: Final = 128_000
 
 T = TypeVar("T")
 
-_SUFFIX: Final = re.compile(r"[-@](?:\d{4}-\d{2}-\d{2}|\d{8}|\d{4}|latest)")
+_SUFFIX: Final = re.compile(r"[-@](?:\d{4}-\d{2}-\d{2}|\d{8}|\d{4}|\d{3}|latest)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,15 @@ def _gpt(
     return Listing(price, most, long_after, Decimal(2), Decimal("1.5"))
 
 
+def _gemini(
+    input_usd: str, output_usd: str, cached: str, *, long_after: int | None = None
+) -> Listing:
+    price = Price(
+        input=Decimal(input_usd), output=Decimal(output_usd), cached_input=Decimal(cached)
+    )
+    return Listing(price, 65_536, long_after, Decimal(2), Decimal("1.5"))
+
+
 _HAIKU_5_5: Final = Listing(
     Price(
         input=Decimal("0.10"),
@@ -194,6 +205,9 @@ LISTINGS: Final[Mapping[str, Listing]] = {
     "claude-3-5-haiku": _claude("0.80", "4", "0.08", "1", 8_192),
     "claude-3-haiku": _claude("0.25", "1.25", "0.03", "0.30", 4_096),
     "claude-3-opus": _claude("15", "75", "1.50", "18.75", 4_096),
+    "gemini-2.5-pro": _gemini("1.25", "10", "0.125", long_after=200_000),
+    "gemini-2.5-flash": _gemini("0.30", "2.50", "0.03"),
+    "gemini-2.5-flash-lite": _gemini("0.10", "0.40", "0.01"),
     "gpt-5.6-luna": _gpt("0.20", "1.20", "0.02", written="0.25", long_after=200_000),
     "gpt-5.6-terra": _gpt("2", "12", "0.20", written="2.50", long_after=272_000),
     "gpt-5.5": _gpt("5", "30", "0.50", long_after=272_000),

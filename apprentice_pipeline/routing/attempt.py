@@ -88,4 +88,5 @@ def sampled_exchange(attempt: Attempt, remote: Duplicate, answer: Answer) -> Exc
         cost_usd=answer.cost_usd,
         inclusion_probability=attempt.inclusion_probability,
         origin="sample",
+        ending=answer.ending,
     )

@@ -33,7 +33,7 @@ from apprentice_pipeline.control.state import Comparison, ControlState, Policy
 from apprentice_pipeline.errors import StoreError
 from apprentice_pipeline.records import ComparisonRow, date_of, now_us
 from apprentice_pipeline.routing.champion import control_of, policy_of
-from apprentice_pipeline.store.spool import Spool
+from apprentice_pipeline.store.spool import RecordSink
 from apprentice_pipeline.store.workspace import Workspace
 
 WRITE_EVERY_S = 0.2
@@ -63,7 +63,7 @@ class Recorder:
     def __init__(
         self,
         workspace: Workspace,
-        spool: Spool,
+        spool: RecordSink,
         control_changed: Callable[[str, str, ControlState], None],
     ) -> None:
         self._workspace = workspace

@@ -43,7 +43,7 @@ from apprentice_pipeline.routing.recording import Recorder
 from apprentice_pipeline.routing.spending import Call, Spending
 from apprentice_pipeline.routing.standing import Standing, Standings
 from apprentice_pipeline.serving.backend import Backend
-from apprentice_pipeline.store.spool import Spool
+from apprentice_pipeline.store.spool import RecordSink
 from apprentice_pipeline.store.workspace import Workspace
 from apprentice_pipeline.verify.evaluators import Embed
 from apprentice_pipeline.wire.conversation import prompt_messages, request_facts
@@ -60,7 +60,7 @@ class Router:
         self,
         workspace: Workspace,
         backend: Backend,
-        spool: Spool,
+        spool: RecordSink,
         *,
         embed: Embed | None = None,
         most_background: int = 64,
@@ -223,7 +223,8 @@ class Router:
         answer = await self._spending.call(call, duplicate.ask)
         exchange = sampled_exchange(attempt, duplicate, answer)
         await self._spool.commit(exchange, tenant=attempt.tenant)
-        await self._compare(attempt, answer.output, answer.latency_us)
+        if exchange.is_pair:
+            await self._compare(attempt, answer.output, answer.latency_us)
 
     def _saved_usd(self, standing: Standing, answer: Answer) -> float:
         """About what the remote answer would have cost; 0 where no price is known."""

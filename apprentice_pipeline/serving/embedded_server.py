@@ -32,6 +32,7 @@ from apprentice_pipeline.serving.frames import private_folder
 from apprentice_pipeline.serving.pace import Pace
 from apprentice_pipeline.serving.shelf import Shelf, wipe_leftovers
 from apprentice_pipeline.serving.waiting import WaitingRoom
+from apprentice_pipeline.store.secrecy import keep_memory_private
 
 _SLOW_TO_IMPORT = (
     "peft",
@@ -144,6 +145,7 @@ def _prepare_torch(threads: int) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The process. Leaves without waiting for a batch under way."""
+    keep_memory_private()
     parser = argparse.ArgumentParser(prog="embedded_server", description="The embedded model.")
     parser.add_argument("--socket", type=Path, required=True)
     try:

@@ -21,7 +21,7 @@ from apprentice_pipeline.stages.results import (
 )
 from apprentice_pipeline.store.workspace import Workspace
 
-EXAMPLES = 8_700
+EXAMPLES = 8_500
 LEAST_EPOCHS = 3
 
 Progress = Callable[[str, int, int, str], None]

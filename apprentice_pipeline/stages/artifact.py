@@ -19,13 +19,13 @@ from apprentice_pipeline.artifact.kolm import (
     verify_kolm,
     write_kolm,
 )
-from apprentice_pipeline.config import Settings
 from apprentice_pipeline.control.risk import Certificate
 from apprentice_pipeline.corpus.rows import Corpus
 from apprentice_pipeline.errors import UsageError
 from apprentice_pipeline.evaluate.kscore import EvalRow, KScore, ScoreInputs
 from apprentice_pipeline.records import now_us
 from apprentice_pipeline.routing.champion import ServingFacts, keyed_prompt_digest
+from apprentice_pipeline.settings import Settings
 from apprentice_pipeline.stages import holdout
 from apprentice_pipeline.stages.results import (
     FrozenCorpus,

@@ -1,49 +1,155 @@
-"""Erasing what a tenant asks for, and marking every model version that was trained on it."""
+"""Erasing what a tenant asks for: rows, exports; marking the models; the signed proof.
+
+Belongs here: the order of these steps, the facts of the proof. Does not: removing rows
+(`store.erasure`), signing (`artifact.statement`).
+Promise: repeating an erasure is harmless; every erasure of a home that can sign leaves its proof
+in `erasures/`, with the ids of exactly the pairs whose rows went.
+"""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
 
+from apprentice_pipeline.artifact.canonical import canonical, sha256_hex
 from apprentice_pipeline.artifact.receipt import facts_of
+from apprentice_pipeline.artifact.signing import Signer, load_or_create_signer
+from apprentice_pipeline.artifact.statement import signed_statement
 from apprentice_pipeline.corpus.manifest import Manifest
-from apprentice_pipeline.errors import ApprenticeError, KeyMissing
-from apprentice_pipeline.records import now_us
+from apprentice_pipeline.errors import ApprenticeError, ArtifactError, KeyMissing
+from apprentice_pipeline.records import now_us, rfc3339
+from apprentice_pipeline.stages import exported
 from apprentice_pipeline.stages.artifact import verify_file
+from apprentice_pipeline.stages.exported import RemovedExports
 from apprentice_pipeline.stages.promotion import open_registry
+from apprentice_pipeline.stages.results import write_atomically
 from apprentice_pipeline.store import erasure
+from apprentice_pipeline.store.erasure import ErasureReport
 from apprentice_pipeline.store.workspace import Workspace
+
+KIND: Final = "apprentice.erasure.v1"
 
 
 @dataclass(frozen=True, slots=True)
 class Erased:
-    """What was erased: exchanges, and the model versions (tenant.namespace/version) marked."""
+    """What was erased: exchanges, exports (paths), and the model versions
+    (tenant.namespace/version) marked. `proof` is the signed statement, None where nothing can
+    be signed.
+    """
 
     tenant: str
     namespace: str | None
     pairs: int
     marked_versions: tuple[str, ...]
+    exports: RemovedExports
+    proof: dict[str, Any] | None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        return asdict(self)
+        return {
+            "tenant": self.tenant,
+            "namespace": self.namespace,
+            "pairs": self.pairs,
+            "marked_versions": list(self.marked_versions),
+            "exports_deleted": list(self.exports.deleted),
+            "exports_left": list(self.exports.left),
+            "proof": self.proof,
+        }
 
 
-def erase(workspace: Workspace, tenant: str, namespace: str | None, pair_id: str | None) -> Erased:
+def erase(
+    workspace: Workspace,
+    tenant: str,
+    namespace: str | None,
+    pair_id: str | None,
+    *,
+    must_prove: bool = False,
+) -> Erased:
     """Erases a pair, a namespace or a tenant everywhere; its models stay, marked.
 
     The corpora are read before the rows go: afterwards a tenant's manifests no longer open, and
     go too. Repeating an erasure is harmless.
+    Raises: ArtifactError, before anything is erased, when `must_prove` and nothing can be signed.
     """
+    signer = _signer(workspace, must_prove)
     ids = None if pair_id is None else [pair_id]
     used = _corpora_using(workspace, tenant, namespace, ids)
-    report = erasure.erase(workspace, tenant, namespace=namespace, pair_ids=ids, now_us=now_us())
+    exports = _remove_exports(workspace, tenant, namespace, pair_id)
+    at_us = now_us()
+    report = erasure.erase(workspace, tenant, namespace=namespace, pair_ids=ids, now_us=at_us)
     marked = _mark_versions(workspace, tenant, used)
     if namespace is None:
         shutil.rmtree(workspace.home.corpora / tenant, ignore_errors=True)
-    return Erased(tenant, namespace, report.rows, marked)
+    proof = None
+    if signer is not None:
+        facts = {
+            "kind": KIND,
+            "erased_at": rfc3339(at_us),
+            "scope": {"tenant": tenant, "namespace": namespace, "pair_id": pair_id},
+            **_counts(report),
+            "data_keys_deleted": namespace is None,
+            "corpora": [
+                {"namespace": name, "merkle_root": root, "erased_pairs": gone}
+                for (name, root), gone in sorted(used.items())
+            ],
+            "model_versions_marked": list(marked),
+            "exports_deleted": sorted(Path(path).name for path in exports.deleted),
+            "exports_left": sorted(Path(path).name for path in exports.left),
+        }
+        proof = signed_statement(facts, signer)
+        _keep(workspace, at_us, proof)
+    return Erased(tenant, namespace, report.rows, marked, exports, proof)
+
+
+def proof_bytes(proof: dict[str, Any]) -> bytes:
+    """A proof as a file holds it: canonical JSON (RFC 8785) and a line feed."""
+    return canonical(proof) + b"\n"
+
+
+def _signer(workspace: Workspace, must_prove: bool) -> Signer | None:
+    signing = workspace.config.signing
+    try:
+        return load_or_create_signer(
+            workspace.home.keys, private_key=signing.private_key, public_key=signing.public_key
+        )
+    except ArtifactError:
+        if must_prove:
+            raise
+        return None
+
+
+def _remove_exports(
+    workspace: Workspace, tenant: str, namespace: str | None, pair_id: str | None
+) -> RemovedExports:
+    """Before the rows go, for afterwards nothing tells whether a pair was ever in an export."""
+    if pair_id is not None and not workspace.lake.sql(
+        tenant, "select 1 from captures where pair_id = $pair_id limit 1", pair_id=pair_id
+    ):
+        return RemovedExports()
+    return exported.remove(workspace, tenant, namespace)
+
+
+def _counts(report: ErasureReport) -> dict[str, Any]:
+    return {
+        "pair_ids": list(report.pair_ids),
+        "rows": {"spool": report.spool_rows, "lake": report.lake_rows},
+        "tables": {
+            removal.table: {
+                "rows": removal.rows,
+                "version_before": removal.version_before,
+                "version_after": removal.version_after,
+            }
+            for removal in report.tables
+        },
+    }
+
+
+def _keep(workspace: Workspace, at_us: int, proof: dict[str, Any]) -> None:
+    data = proof_bytes(proof)
+    write_atomically(workspace.home.erasures / f"{at_us}-{sha256_hex(data)[:12]}.json", data)
 
 
 def _corpora_using(

@@ -1,28 +1,41 @@
-"""The labels export: JSON lines or Parquet, streamed; one code path for CLI and HTTP."""
+"""The labels export: JSON lines or Parquet, in any style, streamed; one path for CLI and HTTP.
+
+Belongs here: from label rows to files. Does not: the rows (`store.pairs`), what a style makes of
+one (`wire.styles`). Promises: memory holds one batch, whatever the corpus; a row that the style or
+the form cannot hold is counted by reason in `left_out`, never cut.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Literal
 
 import orjson
 
-from apprentice_pipeline.errors import UsageError
+from apprentice_pipeline.errors import UsageError, WireError
+from apprentice_pipeline.stages import exported
 from apprentice_pipeline.store.pairs import label_rows
 from apprentice_pipeline.store.workspace import Workspace
+from apprentice_pipeline.wire.styles import STYLES, styled
 
-PARQUET_ROWS = 5_000
+PARQUET_ROWS = 2_000
+PARQUET_BYTES = 4 * 1024 * 1024
+"""A row group: whichever comes first, counted in the JSON of its rows."""
+FORMS = ("jsonl", "parquet")
+
+LeftOut = Counter[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to export; times are RFC 3339 text."""
+    """What to export; times are RFC 3339 text. `style`: one of `wire.styles.STYLES`."""
 
     tenant: str
     namespace: str
@@ -31,11 +44,49 @@ class Request:
     until: str | None = None
     min_confidence: float | None = None
     limit: int | None = None
+    style: str = "pairs"
 
 
-def rows(workspace: Workspace, request: Request) -> Iterator[dict[str, Any]]:
-    """The label rows, in time order, opened batch by batch. Raises: UsageError for a bad time."""
-    return label_rows(
+@dataclass(slots=True)
+class Written:
+    """What came of an export: rows written, and rows left out by reason."""
+
+    rows: int = 0
+    left_out: LeftOut = field(default_factory=Counter)
+
+    def note(self) -> str:
+        """What was left out and why, "" where nothing was."""
+        if not self.left_out:
+            return ""
+        reasons = ", ".join(f"{count} {why}" for why, count in self.left_out.most_common())
+        return f"left out {self.left_out.total()} rows that this style cannot hold: {reasons}"
+
+
+def check(request: Request) -> None:
+    """Raises: UsageError for a form, a style, or a time that makes no sense."""
+    if request.form not in FORMS:
+        raise UsageError("format is jsonl or parquet", remedy="give one of the two")
+    if request.style not in STYLES:
+        raise UsageError("no such style", remedy=f"choose one of {', '.join(STYLES)}")
+    if request.style == "chat" and request.form == "parquet":
+        raise UsageError(
+            "OpenAI's fine-tuning takes JSON lines, so style chat has no Parquet form",
+            remedy="ask for jsonl, or for style trl or sharegpt",
+        )
+    moment(request.since, "since")
+    moment(request.until, "until")
+
+
+def rows(
+    workspace: Workspace, request: Request, written: Written | None = None
+) -> Iterator[dict[str, Any]]:
+    """The rows in their style, in time order, opened batch by batch; `written` is kept up to date.
+
+    Raises: UsageError as `check` does; StoreError, VaultError.
+    """
+    check(request)
+    written = Written() if written is None else written
+    found = label_rows(
         workspace,
         request.tenant,
         request.namespace,
@@ -44,38 +95,51 @@ def rows(workspace: Workspace, request: Request) -> Iterator[dict[str, Any]]:
         min_confidence=request.min_confidence,
         limit=request.limit,
     )
+    for row in found:
+        try:
+            ready = styled(request.style, row)
+            if request.form == "parquet":
+                ready = _flat(request.style, ready)
+        except WireError as error:
+            written.left_out[error.message] += 1
+            continue
+        written.rows += 1
+        yield ready
 
 
-def lines(workspace: Workspace, request: Request) -> Iterator[bytes]:
+def lines(
+    workspace: Workspace, request: Request, written: Written | None = None
+) -> Iterator[bytes]:
     """The rows as JSON lines."""
-    for row in rows(workspace, request):
-        yield orjson.dumps(row) + b"\n"
+    for row in rows(workspace, request, written):
+        yield _written(row) + b"\n"
 
 
-def write(workspace: Workspace, request: Request, out: IO[bytes]) -> int:
-    """Writes the export to `out` in the request's form; returns the number of rows."""
+def write(workspace: Workspace, request: Request, out: IO[bytes]) -> Written:
+    """Writes the export to `out` in the request's form."""
+    written = Written()
     if request.form == "parquet":
-        return _write_parquet(rows(workspace, request), out)
-    count = 0
-    for line in lines(workspace, request):
+        _write_parquet(request.style, rows(workspace, request, written), out)
+        return written
+    for line in lines(workspace, request, written):
         out.write(line)
-        count += 1
-    return count
+    return written
 
 
-def write_file(workspace: Workspace, request: Request, path: Path) -> int:
+def write_file(workspace: Workspace, request: Request, path: Path) -> Written:
     """Writes the export whole or not at all, readable by its owner only."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as out:
-            count = write(workspace, request, out)
+            written = write(workspace, request, out)
         os.replace(draft, path)
+        exported.remember(workspace, request.tenant, request.namespace, path)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}", remedy="check --out") from None
     finally:
         draft.unlink(missing_ok=True)
-    return count
+    return written
 
 
 def moment(text: str | None, name: Literal["since", "until"]) -> int | None:
@@ -93,16 +157,18 @@ def moment(text: str | None, name: Literal["since", "until"]) -> int | None:
     return int(found.timestamp() * 1_000_000)
 
 
-def _write_parquet(found: Iterator[dict[str, Any]], out: IO[bytes]) -> int:
-    import pyarrow.parquet as pq
+def schema_of(style: str) -> Any:
+    """The Arrow schema of a style. In `pairs`, `input` and `output` are JSON text."""
+    import pyarrow as pa
 
-    schema = label_schema()
-    count = 0
-    with pq.ParquetWriter(out, schema, compression="zstd") as writer:
-        while batch := list(islice(found, PARQUET_ROWS)):
-            writer.write_table(_table(batch))
-            count += len(batch)
-    return count
+    text = pa.string()
+    if style == "trl":
+        turns = pa.list_(pa.struct([("role", text), ("content", text)]))
+        return pa.schema([("prompt", turns), ("completion", turns)])
+    if style == "sharegpt":
+        said = pa.list_(pa.struct([("from", text), ("value", text)]))
+        return pa.schema([("conversations", said), ("tools", text)])
+    return label_schema()
 
 
 def label_schema() -> Any:
@@ -131,15 +197,48 @@ def label_schema() -> Any:
     )
 
 
-def _table(batch: list[dict[str, Any]]) -> Any:
+def _write_parquet(style: str, found: Iterator[dict[str, Any]], out: IO[bytes]) -> None:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    as_text = [
-        {**row, "input": _json(row["input"]), "output": _json(row["output"])} for row in batch
-    ]
-    return pa.Table.from_pylist(as_text, schema=label_schema())
+    schema = schema_of(style)
+    with pq.ParquetWriter(out, schema, compression="zstd") as writer:
+        for batch in _batches(found):
+            writer.write_table(pa.Table.from_pylist(batch, schema=schema))
+
+
+def _batches(found: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    batch: list[dict[str, Any]] = []
+    size = 0
+    for row in found:
+        batch.append(row)
+        size += len(_written(row))
+        if len(batch) >= PARQUET_ROWS or size >= PARQUET_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _flat(style: str, row: dict[str, Any]) -> dict[str, Any]:
+    """The row with the columns of `schema_of`. Raises: WireError where they cannot hold it."""
+    if style == "pairs":
+        return {**row, "input": _json(row["input"]), "output": _json(row["output"])}
+    if style == "trl":
+        turns = [*row["prompt"], *row["completion"]]
+        if "tools" in row or any(turn.keys() != {"role", "content"} for turn in turns):
+            raise WireError("tools in Parquet (ask for jsonl)")
+    return row
 
 
 def _json(value: Any) -> str:
     """Text stays as it is; anything else becomes JSON text."""
-    return value if isinstance(value, str) else orjson.dumps(value).decode()
+    return value if isinstance(value, str) else _written(value).decode()
+
+
+def _written(value: Any) -> bytes:
+    """As JSON, also what orjson refuses and the lake holds: huge integers, one level more."""
+    try:
+        return orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        return json.dumps(value, separators=(",", ":")).encode()

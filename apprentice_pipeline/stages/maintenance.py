@@ -1,10 +1,16 @@
-"""Keeping the lake's files few, and its retention promises."""
+"""Keeping the lake's files few, and its retention promises.
+
+Belongs here: which stream keeps its exchanges for how long, and the nightly round. Does not:
+removing rows (`store.erasure`), files (`store.lake`). What expired is gone as if it had been
+erased; models that learnt from it stay as they are, and keep serving.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from apprentice_pipeline.records import now_us
+from apprentice_pipeline.config import Config
+from apprentice_pipeline.records import date_of, now_us
 from apprentice_pipeline.store import erasure
 from apprentice_pipeline.store.workspace import Workspace
 
@@ -19,30 +25,40 @@ class Compacted:
     expired_pairs: int
 
 
-def compact(workspace: Workspace) -> Compacted:
-    """Applies retention, then compacts and vacuums every tenant's tables."""
+def compact(workspace: Workspace, *, at_us: int | None = None) -> Compacted:
+    """Applies retention, then compacts and vacuums every tenant's tables.
+
+    `at_us`: the moment that ages are counted from, now by default. Repeating it is harmless.
+    Raises: StoreError.
+    """
+    at_us = now_us() if at_us is None else at_us
     expired = merged = 0
     for tenant in workspace.lake.tenants():
-        expired += _expire(workspace, tenant)
+        expired += _expire(workspace, tenant, at_us)
         merged += workspace.lake.compact(tenant)
         workspace.lake.vacuum(tenant)
     return Compacted(merged, expired)
 
 
-def _expire(workspace: Workspace, tenant: str) -> int:
-    days = workspace.config.capture.retention_days
-    if days is None:
-        return 0
-    at = now_us()
-    rows = workspace.lake.sql(
-        tenant,
-        "select namespace, pair_id from captures where created_at_us < $before",
-        before=at - days * DAY_US,
-    )
-    by_namespace: dict[str, list[str]] = {}
-    for row in rows:
-        by_namespace.setdefault(row["namespace"], []).append(row["pair_id"])
-    return sum(
-        erasure.erase(workspace, tenant, namespace=namespace, pair_ids=ids, now_us=at).rows
-        for namespace, ids in by_namespace.items()
-    )
+def retention_days(config: Config, namespace: str) -> int | None:
+    """How long a stream keeps its exchanges: its task's own rule, else everybody's; None is for
+    good."""
+    for task in config.tasks:
+        if task.name == namespace and task.retention_days is not None:
+            return task.retention_days
+    return config.capture.retention_days
+
+
+def _expire(workspace: Workspace, tenant: str, at_us: int) -> int:
+    """Exchanges removed; counted as `expired` in the stream's counters as well."""
+    expired = 0
+    for namespace in workspace.lake.namespaces(tenant):
+        days = retention_days(workspace.config, namespace)
+        if days is None:
+            continue
+        before_us = at_us - days * DAY_US
+        gone = erasure.expire(workspace, tenant, namespace, before_us=before_us, now_us=at_us)
+        if gone:
+            workspace.state.count(tenant, namespace, date_of(at_us), {"expired": gone})
+        expired += gone
+    return expired

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apprentice_pipeline.artifact.kolm import VerifiedArtifact
-from apprentice_pipeline.config import Settings
 from apprentice_pipeline.errors import ApprenticeError, ArtifactError
 from apprentice_pipeline.records import now_us
 from apprentice_pipeline.routing.champion import bring_into_force, policy_of
+from apprentice_pipeline.settings import Settings
 from apprentice_pipeline.stages.artifact import verify_file
 from apprentice_pipeline.stages.calibration import recalibrate_due
 from apprentice_pipeline.stages.results import (

@@ -14,6 +14,7 @@ from apprentice_pipeline.config import Config
 from apprentice_pipeline.errors import TooFewPairs
 from apprentice_pipeline.records import now_us
 from apprentice_pipeline.stages.results import ScoredAdapter, TrainedAdapter, load_if_any
+from apprentice_pipeline.store.rollup import StreamCounts, stream_counts
 from apprentice_pipeline.store.workspace import Workspace
 
 DAY_US = 86_400_000_000
@@ -92,22 +93,20 @@ def of_stream(workspace: Workspace, tenant: str, namespace: str) -> Readiness:
     """One stream, counted now."""
     trained = load_if_any(workspace, tenant, namespace, TrainedAdapter)
     scored = load_if_any(workspace, tenant, namespace, ScoredAdapter)
-    counts, days = _NOTHING, []
+    counts = StreamCounts()
     if not workspace.lake.is_empty(tenant):
-        counts = workspace.lake.sql(
+        counts = stream_counts(
+            workspace,
             tenant,
-            _COUNTS,
-            namespace=namespace,
-            since=trained.corpus_at_us if trained else 0,
-            recent=now_us() - RATE_WINDOW_DAYS * DAY_US,
-        )[0]
-        days = workspace.lake.sql(tenant, _UNVERIFIED_DAYS, namespace=namespace)
+            namespace,
+            since_us=trained.corpus_at_us if trained else 0,
+            recent_us=now_us() - RATE_WINDOW_DAYS * DAY_US,
+        )
     return _judged(
         workspace.config,
         tenant,
         namespace,
         counts,
-        tuple((row["date"], row["pairs"]) for row in days),
         trained_before=trained is not None and scored is not None,
         scored_at_us=scored.at_us if scored else 0,
     )
@@ -129,16 +128,15 @@ def _judged(
     config: Config,
     tenant: str,
     namespace: str,
-    counts: dict[str, Any],
-    days: tuple[tuple[str, int], ...],
+    counts: StreamCounts,
     *,
     trained_before: bool,
     scored_at_us: int,
 ) -> Readiness:
     share = config.distill.holdout_fraction
-    inputs = int(counts["inputs"])
+    inputs, days = counts.inputs, counts.unverified_days
     train, holdout = round(inputs * (1 - share)), round(inputs * share)
-    new_train = round(int(counts["new_inputs"]) * (1 - share)) if trained_before else train
+    new_train = round(counts.new_inputs * (1 - share)) if trained_before else train
     needs = config.first_training_needs(namespace)
     batch = config.local.fine_tune_batch_size
     missing = {
@@ -160,8 +158,8 @@ def _judged(
     return Readiness(
         tenant=tenant,
         namespace=namespace,
-        pairs=int(counts["pairs"]),
-        verified=int(counts["verified"]),
+        pairs=counts.pairs,
+        verified=counts.verified,
         unverified_days=days,
         train=train,
         holdout=holdout,
@@ -178,7 +176,7 @@ def _judged(
     )
 
 
-def _eta(lacking: float, counts: dict[str, Any]) -> tuple[float | None, float | None, float | None]:
+def _eta(lacking: float, counts: StreamCounts) -> tuple[float | None, float | None, float | None]:
     """Days until `lacking` more inputs, at the recent rate and at the ends of its interval.
 
     Arrivals are taken as Poisson: the interval of a count n is (√n ± z/2)², variance-stabilised
@@ -186,10 +184,10 @@ def _eta(lacking: float, counts: dict[str, Any]) -> tuple[float | None, float | 
     """
     if lacking <= 0:
         return 0.0, 0.0, 0.0
-    n = int(counts["recent"])
+    n = counts.recent
     if n == 0:
         return None, None, None
-    days = min(RATE_WINDOW_DAYS, max(1.0, (now_us() - int(counts["first_at_us"])) / DAY_US))
+    days = min(RATE_WINDOW_DAYS, max(1.0, (now_us() - counts.first_at_us) / DAY_US))
     fast = (math.sqrt(n) + Z95 / 2) ** 2 / days
     slow = max(0.0, math.sqrt(n) - Z95 / 2) ** 2 / days
     return lacking / (n / days), lacking / fast, lacking / slow if slow > 0 else None
@@ -228,34 +226,3 @@ def drift_alarms(workspace: Workspace) -> list[StandingAlarm]:
             )
         )
     return found
-
-
-_NOTHING: dict[str, Any] = dict.fromkeys(
-    ("pairs", "verified", "inputs", "new_inputs", "recent", "first_at_us"), 0
-)
-_NEWEST = """
-newest as (
-  select pair_id, arg_max(verdict, decided_at_us) as verdict from verdicts
-  where namespace = $namespace group by pair_id
-)
-"""
-_COUNTS = f"""
-with {_NEWEST}
-select count(*)::bigint as pairs,
-       count(*) filter (where n.verdict in ('verified', 'approved'))::bigint as verified,
-       count(distinct c.dedup_key) filter (where n.verdict in ('verified', 'approved'))::bigint
-         as inputs,
-       count(distinct c.dedup_key)
-         filter (where n.verdict in ('verified', 'approved') and c.created_at_us > $since)::bigint
-         as new_inputs,
-       count(distinct c.dedup_key) filter (where c.created_at_us > $recent)::bigint as recent,
-       coalesce(min(c.created_at_us), 0)::bigint as first_at_us
-from captures c left join newest n using (pair_id)
-where c.namespace = $namespace and c.is_pair
-"""  # noqa: S608 — no value is put in, only our own fragment
-_UNVERIFIED_DAYS = """
-select c.date as date, count(*)::bigint as pairs from captures c
-where c.namespace = $namespace and c.is_pair
-  and not exists (select 1 from verdicts v where v.pair_id = c.pair_id)
-group by c.date order by c.date
-"""

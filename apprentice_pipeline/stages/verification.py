@@ -10,9 +10,8 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from apprentice_pipeline.records import Pair, Verdict, now_us
+from apprentice_pipeline.records import Answer, Pair, Verdict, now_us
 from apprentice_pipeline.stages.asking import open_asking
 from apprentice_pipeline.stages.judging import evaluator_of
 from apprentice_pipeline.stages.results import append_records
@@ -75,9 +74,8 @@ async def _verify(
     batch: list[Verdict] = []
     async with open_asking(workspace, tenant, namespace, kind="resample") as asking:
 
-        async def ask(pair: Pair) -> Any:
-            answer = await asking.ask(pair.input, provider=pair.provider, model=pair.model)
-            return answer.output
+        async def ask(pair: Pair) -> Answer:
+            return await asking.ask(pair.input, provider=pair.provider, model=pair.model)
 
         async for verdict in verify(
             _opened(workspace, tenant, namespace, ids),

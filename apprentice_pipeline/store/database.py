@@ -75,6 +75,28 @@ class Database:
                 _lock_row(connection, lock)
             yield connection
 
+    def scrub(self) -> None:
+        """Leaves no trace of what was deleted or replaced in the files (SQLite): freed pages are
+        overwritten when they are freed, and the journal is emptied here.
+
+        Raises: StoreError when other processes keep the journal in use.
+        """
+        if not self._sqlite:
+            return
+        try:
+            raw = self._engine.raw_connection()
+            try:
+                busy = raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            finally:
+                raw.close()
+        except (SQLAlchemyError, sqlite3.Error) as error:
+            busy = type(error).__name__
+        if busy:
+            raise StoreError(
+                "deleted keys may still stand in the state database's journal",
+                remedy="run the command again; if that does not help, stop what reads state.db",
+            )
+
     def upsert(self, table: Table) -> Any:
         """An INSERT of the dialect at hand that knows `on_conflict_do_update` and `_nothing`."""
         return _dialect_insert(self._sqlite, table)
@@ -172,6 +194,7 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA secure_delete=ON")
     cursor.close()
 
 

@@ -30,10 +30,15 @@ TARGET_BYTES: Final = 128 * 1024 * 1024
 ORPHAN_HOURS: Final = 1
 """Unreferenced files younger than this may belong to an append under way."""
 _RETRIES: Final = 20
+_GONE: Final = ("no such file", "os error 2)", "not found")
 _FULL: Final = ("no space left", "os error 28", "disk quota", "file too large", "os error 27")
 _CONFIGURATION: Final = {
     "delta.dataSkippingStatsColumns": "pair_id,created_at_us",
 }
+
+
+class FilesGone(StoreError):
+    """Files of a snapshot that was being read were erased meanwhile (see `reread`)."""
 
 
 @contextmanager
@@ -94,6 +99,7 @@ def append(
             table if table is not None else uri,
             rows,
             mode="append",
+            schema_mode="merge",  # a column that is new since the table was made
             partition_by=list(partition_by) or None,
             configuration=_CONFIGURATION if table is None and partition_by else None,
             storage_options=dict(options) or None,
@@ -106,13 +112,18 @@ def append(
     _change(uri, options, once)
 
 
-def delete(uri: str, options: Mapping[str, str], predicate: str) -> int:
-    """Deletes the rows of a predicate; returns how many."""
+def delete(
+    uri: str, options: Mapping[str, str], predicate: str, pair_ids: set[str] | None = None
+) -> int:
+    """Deletes the rows of a predicate; returns how many. `pair_ids` gets exactly their ids."""
 
     def once(table: DeltaTable | None) -> int:
         found = 0 if table is None else _count(table, predicate)
         if table is not None and found:
+            gone = _ids(table, predicate) if pair_ids is not None else set()
             table.delete(predicate)
+            if pair_ids is not None:
+                pair_ids.update(gone)
         return found
 
     return _change(uri, options, once)
@@ -157,6 +168,22 @@ def purge(uri: str, options: Mapping[str, str]) -> int:
         return unused + _vacuum(table, 0 if alone else ORPHAN_HOURS, full=True)
 
 
+def rows_by_partition(
+    table: DeltaTable, column: str, where: Mapping[str, str]
+) -> tuple[tuple[tuple[str, int], ...], int]:
+    """Rows of each value of a partition column, in order, and the mean bytes of a row, from the
+    files' statistics alone; `where` gives the other partition columns' values."""
+    import polars as pl
+
+    files = pl.DataFrame(table.get_add_actions(flatten=True))
+    chosen = files.filter(
+        *(pl.col(f"partition.{name}") == value for name, value in where.items())
+    ).select(pl.col(f"partition.{column}").alias("value"), "num_records", "size_bytes")
+    counts = chosen.group_by("value").agg(pl.col("num_records").sum()).sort("value")
+    rows = int(chosen["num_records"].sum())
+    return tuple(counts.iter_rows()), int(chosen["size_bytes"].sum()) // max(1, rows)
+
+
 def query(
     tables: Mapping[str, Any], statement: str, parameters: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
@@ -174,6 +201,20 @@ def query(
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
         finally:
             connection.close()
+
+
+def reread(read: Callable[[], _Outcome]) -> _Outcome:
+    """`read()`, again when an erasure took files from under it.
+
+    `read` opens its snapshots itself, so that the next time sees the table without what was
+    erased. Raises: StoreError, and whatever else `read` raises.
+    """
+    for _ in range(_RETRIES):
+        try:
+            return read()
+        except FilesGone:
+            continue
+    return read()
 
 
 def local_path(uri: str) -> str | None:
@@ -236,6 +277,14 @@ def _count(table: DeltaTable, predicate: str) -> int:
     return int(found.read_all().column(0)[0].as_py())
 
 
+def _ids(table: DeltaTable, predicate: str) -> set[str]:
+    from deltalake import QueryBuilder
+
+    query = f"SELECT DISTINCT pair_id FROM t WHERE {predicate}"  # noqa: S608
+    found = QueryBuilder().register("t", table).execute(query).read_all()
+    return {str(each) for each in found.column(0).to_pylist()}
+
+
 def _make_durable(table: Path, *, since: int) -> None:
     """Flushes the commits after version `since` and the files they added.
 
@@ -283,7 +332,8 @@ def _mapped(error: Exception) -> StoreError:
     text = str(error).lower()
     if any(sign in text for sign in _FULL):
         return StorageFull("the lake's disk is full", remedy="free space on that disk")
-    return StoreError(
+    gone = isinstance(error, FileNotFoundError) or any(sign in text for sign in _GONE)
+    return (FilesGone if gone else StoreError)(
         f"the lake failed: {type(error).__name__}",
         remedy="check store.lake_uri and store.lake_options; if another writer was at work, "
         "try again",

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from apprentice_pipeline.errors import StoreError, UsageError
+from apprentice_pipeline.store.lake import Removal
+from apprentice_pipeline.store.rollup import COUNTS_FILE
 from apprentice_pipeline.store.spool_file import Lock, SpoolDamaged, SpoolFile, mapping_errors
 
 if TYPE_CHECKING:
@@ -26,10 +28,13 @@ _WAIT_S: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class ErasureReport:
-    """Exchanges that were removed, by place."""
+    """Exchanges that were removed, by place; the ids of all pairs that had a row anywhere; what
+    each table lost."""
 
     spool_rows: int
     lake_rows: int
+    pair_ids: tuple[str, ...] = ()
+    tables: tuple[Removal, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -53,9 +58,14 @@ def erase(
 
     if pair_ids is not None and namespace is None:
         raise UsageError("pairs are erased within a namespace", remedy="give --namespace")
-    spool_rows = _erase_spools(workspace.home.spool, tenant, namespace, pair_ids)
-    lake_rows = workspace.lake.erase(tenant, namespace=namespace, pair_ids=pair_ids)
-    report = ErasureReport(spool_rows, lake_rows)
+    erased, tables = set[str](), list[Removal]()
+    spool_rows = _erase_spools(workspace.home.spool, tenant, namespace, pair_ids, erased)
+    lake_rows = workspace.lake.erase(
+        tenant, namespace=namespace, pair_ids=pair_ids, removals=tables
+    )
+    _forget_counts(workspace.home.work / tenant, namespace)
+    erased.update(*(removal.pair_ids for removal in tables))
+    report = ErasureReport(spool_rows, lake_rows, tuple(sorted(erased)), tuple(tables))
     workspace.state.add_tombstones(
         [
             Tombstone(tenant, namespace or "", pair_id, now_us, report.rows)
@@ -67,17 +77,56 @@ def erase(
     return report
 
 
+def expire(
+    workspace: Workspace, tenant: str, namespace: str, *, before_us: int, now_us: int
+) -> int:
+    """Erases what the namespace captured before that time; returns how many exchanges.
+
+    As thorough as `erase`. The tombstones come first, one a pair: after a crash in between, the
+    next time finds the rows still there and makes no second tombstone. What a spool holds that
+    never reached the lake is found once it has. Raises: StoreError.
+    """
+    from apprentice_pipeline.store.journal import Tombstone
+
+    ids = workspace.lake.older(tenant, namespace, before_us)
+    if not ids:
+        return 0
+    known = workspace.state.erased_pairs(tenant, namespace, ids)
+    stones = [Tombstone(tenant, namespace, each, now_us, 1) for each in ids if each not in known]
+    workspace.state.add_tombstones(stones)
+    _erase_spools(workspace.home.spool, tenant, namespace, ids)
+    gone = workspace.lake.expire(tenant, namespace, before_us, ids)
+    _forget_counts(workspace.home.work / tenant, namespace)
+    return gone
+
+
+def _forget_counts(folder: Path, namespace: str | None) -> None:
+    """Kept counts hold ids and keyed hashes of pairs; the next look counts anew."""
+    with mapping_errors():
+        for file in folder.glob(f"{namespace or '*'}/{COUNTS_FILE}"):
+            file.unlink(missing_ok=True)
+
+
 def _erase_spools(
-    folder: Path, tenant: str, namespace: str | None, pair_ids: Sequence[str] | None
+    folder: Path,
+    tenant: str,
+    namespace: str | None,
+    pair_ids: Sequence[str] | None,
+    erased: set[str] | None = None,
 ) -> int:
     """Under each spool's drain lock: a drain that holds rows in memory would bring them back."""
     return sum(
-        _erase_spool(path, tenant, namespace, pair_ids) for path in sorted(folder.glob("*.db"))
+        _erase_spool(path, tenant, namespace, pair_ids, erased)
+        for path in sorted(folder.glob("*.db"))
     )
 
 
 def _erase_spool(
-    path: Path, tenant: str, namespace: str | None, pair_ids: Sequence[str] | None
+    path: Path,
+    tenant: str,
+    namespace: str | None,
+    pair_ids: Sequence[str] | None,
+    erased: set[str] | None,
 ) -> int:
     lock = _drain_lock(path)
     gone = not path.exists()
@@ -85,7 +134,7 @@ def _erase_spool(
         if gone:
             return 0
         with closing(SpoolFile.open(path)) as file:
-            return file.erase(tenant, namespace, pair_ids)
+            return file.erase(tenant, namespace, pair_ids, erased)
     except SpoolDamaged as error:
         raise StoreError(
             f"{error.message}: it may hold rows that should be erased",

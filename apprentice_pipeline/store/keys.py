@@ -1,7 +1,7 @@
-"""Keys: access keys of tenants (hashed), providers' keys and data keys (sealed or wrapped).
+"""Keys: access keys of tenants (hashed) and providers' keys (sealed).
 
 Belongs here: what is stored of a key and how one is found. Does not: what a role may do (the
-gateway), sealing (the vault).
+gateway), sealing (the vault), data keys (`data_keys`).
 Promise: no key can be read back from the database. A token is 256 random bits and looked up by
 its SHA-256, so neither a stolen database nor the time a lookup takes tells anything about it.
 """
@@ -11,15 +11,15 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-from sqlalchemy import Row, delete, select, update
+from sqlalchemy import Connection, Row, delete, or_, select, update
 
 from apprentice_pipeline.errors import UsageError
 from apprentice_pipeline.records import is_name
 from apprentice_pipeline.store.database import Database
-from apprentice_pipeline.store.schema import ACCESS_KEYS, DATA_KEYS, PROVIDER_KEYS
+from apprentice_pipeline.store.schema import ACCESS_KEYS, PROVIDER_KEYS
 
 ROLES: Final = ("tenant", "capture", "operator")
 KEY_PREFIX: Final = "ak_"
@@ -38,7 +38,11 @@ class CreatedKey:
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """What is known of an access key; `revoked_at_us` is None while it is good."""
+    """What is known of an access key.
+
+    `revoked_at_us`: when it stopped being good, or will (an expiry, the grace of a rotation);
+    None while no end is set.
+    """
 
     id: str
     tenant: str
@@ -47,6 +51,10 @@ class KeyRecord:
     provider: str | None
     created_at_us: int
     revoked_at_us: int | None = None
+
+    def is_good(self, now_us: int) -> bool:
+        """Whether the key is accepted at that time."""
+        return self.revoked_at_us is None or now_us < self.revoked_at_us
 
 
 def create_key(
@@ -57,38 +65,55 @@ def create_key(
     role: str,
     provider: str | None,
     now_us: int,
+    expires_at_us: int | None = None,
 ) -> CreatedKey:
     """See `State.create_key`."""
     _check(tenant, namespace, role)
-    token = KEY_PREFIX + secrets.token_urlsafe(32)
-    created = CreatedKey(f"key_{secrets.token_hex(8)}", token, tenant, namespace, role)
-    row = {
-        "id": created.id,
-        "token_hash": _hash(token),
-        "tenant": tenant,
-        "namespace": namespace,
-        "role": role,
-        "provider": provider,
-        "created_at_us": now_us,
-    }
+    asked = KeyRecord("", tenant, namespace, role, provider, now_us, expires_at_us)
     with database.write() as connection:
-        connection.execute(ACCESS_KEYS.insert().values(row))
+        return _insert(connection, asked)
+
+
+def rotate_key(database: Database, key_id: str, *, grace_us: int, now_us: int) -> CreatedKey | None:
+    """See `State.rotate_key`."""
+    with database.write(f"key/{key_id}") as connection:
+        row = connection.execute(select(ACCESS_KEYS).where(ACCESS_KEYS.c.id == key_id)).first()
+        old = None if row is None else _record(row)
+        if old is None or not old.is_good(now_us):
+            return None
+        end = now_us + grace_us
+        until = end if old.revoked_at_us is None else min(end, old.revoked_at_us)
+        connection.execute(
+            update(ACCESS_KEYS).where(ACCESS_KEYS.c.id == key_id).values(revoked_at_us=until)
+        )
+        lasts = None if old.revoked_at_us is None else old.revoked_at_us - old.created_at_us
+        ends = None if lasts is None else now_us + lasts
+        return _insert(connection, replace(old, created_at_us=now_us, revoked_at_us=ends))
+
+
+def _insert(connection: Connection, asked: KeyRecord) -> CreatedKey:
+    """A new token with these rights and times."""
+    token = KEY_PREFIX + secrets.token_urlsafe(32)
+    created = CreatedKey(
+        f"key_{secrets.token_hex(8)}", token, asked.tenant, asked.namespace, asked.role
+    )
+    row = asdict(asked) | {"id": created.id, "token_hash": _hash(token)}
+    connection.execute(ACCESS_KEYS.insert().values(row))
     return created
 
 
-def find_key(database: Database, token: str) -> KeyRecord | None:
+def find_key(database: Database, token: str, now_us: int) -> KeyRecord | None:
     """See `State.find_key`."""
     if not token.startswith(KEY_PREFIX):
         return None
     digest = _hash(token)
-    query = select(ACCESS_KEYS).where(
-        ACCESS_KEYS.c.token_hash == digest, ACCESS_KEYS.c.revoked_at_us.is_(None)
-    )
+    query = select(ACCESS_KEYS).where(ACCESS_KEYS.c.token_hash == digest)
     with database.read() as connection:
         row = connection.execute(query).first()
     if row is None or not hmac.compare_digest(row.token_hash, digest):
         return None
-    return _record(row)
+    found = _record(row)
+    return found if found.is_good(now_us) else None
 
 
 def list_keys(database: Database) -> list[KeyRecord]:
@@ -102,7 +127,10 @@ def revoke_key(database: Database, key_id: str, now_us: int) -> bool:
     """See `State.revoke_key`."""
     change = (
         update(ACCESS_KEYS)
-        .where(ACCESS_KEYS.c.id == key_id, ACCESS_KEYS.c.revoked_at_us.is_(None))
+        .where(
+            ACCESS_KEYS.c.id == key_id,
+            or_(ACCESS_KEYS.c.revoked_at_us.is_(None), ACCESS_KEYS.c.revoked_at_us > now_us),
+        )
         .values(revoked_at_us=now_us)
     )
     with database.write() as connection:
@@ -136,25 +164,20 @@ def provider_key(database: Database, tenant: str, provider: str) -> bytes | None
         return connection.execute(query).scalar()
 
 
-def wrapped_keys(database: Database, tenant: str) -> dict[int, bytes]:
-    """See `vault.DataKeyStore`."""
-    query = select(DATA_KEYS.c.version, DATA_KEYS.c.wrapped).where(DATA_KEYS.c.tenant == tenant)
+def provider_keys(database: Database) -> list[tuple[str, str]]:
+    """See `State.provider_keys`."""
+    columns = (PROVIDER_KEYS.c.tenant, PROVIDER_KEYS.c.provider)
     with database.read() as connection:
-        return {row.version: row.wrapped for row in connection.execute(query)}
+        return [tuple(row) for row in connection.execute(select(*columns).order_by(*columns))]
 
 
-def add_wrapped_key(database: Database, tenant: str, version: int, wrapped: bytes) -> None:
-    """See `vault.DataKeyStore`."""
-    row = {"tenant": tenant, "version": version, "wrapped": wrapped}
+def delete_provider_key(database: Database, tenant: str, provider: str) -> bool:
+    """See `State.delete_provider_key`."""
+    change = delete(PROVIDER_KEYS).where(
+        PROVIDER_KEYS.c.tenant == tenant, PROVIDER_KEYS.c.provider == provider
+    )
     with database.write() as connection:
-        connection.execute(database.upsert(DATA_KEYS).values(row).on_conflict_do_nothing())
-
-
-def delete_wrapped_keys(database: Database, tenant: str) -> None:
-    """See `vault.DataKeyStore`. Sealed provider keys would open no more: they go too."""
-    with database.write() as connection:
-        connection.execute(delete(DATA_KEYS).where(DATA_KEYS.c.tenant == tenant))
-        connection.execute(delete(PROVIDER_KEYS).where(PROVIDER_KEYS.c.tenant == tenant))
+        return connection.execute(change).rowcount == 1
 
 
 def _check(tenant: str, namespace: str | None, role: str) -> None:

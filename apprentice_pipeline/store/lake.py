@@ -10,6 +10,7 @@ when it returns. Works on a local folder or any object store URI that deltalake 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
@@ -28,8 +29,23 @@ if TYPE_CHECKING:
 PARTITIONS: Final = ("namespace", "date")
 RETENTION_HOURS: Final = 168
 """How long files that compaction replaced stay readable: a week."""
+_OLDER: Final = """
+SELECT DISTINCT pair_id FROM captures WHERE namespace = $namespace AND created_at_us < $before
+"""
 _CATALOG: Final = "_tenants"
-_ID_CHUNK: Final = 500
+_ID_CHUNK: Final = 2_000
+"""Ids a statement: each is a pass over the files; ten thousands overflow the parser's stack."""
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What an erasure took from one table: rows, the table's Delta versions, the pairs' ids."""
+
+    table: str
+    rows: int
+    version_before: int
+    version_after: int
+    pair_ids: frozenset[str]
 
 
 class Lake:
@@ -90,7 +106,13 @@ class Lake:
                 return pl.scan_delta(opened, storage_options=self._options or None)
             # scan_delta looks for "a%20b" where the folder is "a b" (polars 2.1)
             paths = [unquote(file) for file in files]
-            scan = pl.scan_parquet(paths, hive_schema=dict.fromkeys(PARTITIONS, pl.String))
+            known = pl.DataFrame(schema_of(table).empty_table()).schema
+            scan = pl.scan_parquet(
+                paths,
+                hive_schema=dict.fromkeys(PARTITIONS, pl.String),
+                schema={name: kind for name, kind in known.items() if name not in PARTITIONS},
+                missing_columns="insert",  # files from before a column was added
+            )
             return scan.select(schema_of(table).names)
 
     def sql(self, tenant: str, query: str, **parameters: Any) -> list[dict[str, Any]]:
@@ -100,14 +122,13 @@ class Lake:
         Raises: StoreError when the query is wrong.
         """
         named = [table for table in TABLES if table in query]
-        tables: dict[str, Any] = {}
-        for name in named:
-            opened = self.table(tenant, name)
-            with delta.mapping_errors():
-                tables[name] = (
-                    schema_of(name).empty_table() if opened is None else opened.to_pyarrow_dataset()
-                )
-        return delta.query(tables, query, parameters)
+
+        def once() -> list[dict[str, Any]]:
+            return delta.query(
+                {name: self._dataset(tenant, name) for name in named}, query, parameters
+            )
+
+        return delta.reread(once)
 
     def tenants(self) -> list[str]:
         """Every tenant that has rows or had them, sorted. Raises: StoreError."""
@@ -130,6 +151,43 @@ class Lake:
         with delta.mapping_errors():
             return sorted({part["namespace"] for part in opened.partitions()})
 
+    def files(self, tenant: str, table: str, namespace: str) -> list[str]:
+        """The addresses of the data files that hold a namespace's rows now, sorted. A file never
+        changes; compaction and erasure put others in its place."""
+        opened = self.table(tenant, table)
+        if opened is None:
+            return []
+        with delta.mapping_errors():
+            place = f"/namespace={namespace}/"
+            return sorted(file for file in opened.file_uris() if place in file)
+
+    def scan_files(self, table: str, files: Sequence[str]) -> pl.LazyFrame:
+        """The rows of some of a table's data files, lazily, with the columns of the first."""
+        import polars as pl
+
+        with delta.mapping_errors():
+            if not files:
+                empty = pl.from_arrow(schema_of(table).empty_table())
+                return empty.lazy()  # type: ignore[union-attr]
+            return pl.scan_parquet(
+                [unquote(file) for file in files],
+                hive_schema=dict.fromkeys(PARTITIONS, pl.String),
+                storage_options=self._options or None,
+                missing_columns="insert",
+                extra_columns="ignore",
+            )
+
+    def days(
+        self, tenant: str, table: str, namespace: str
+    ) -> tuple[tuple[tuple[str, int], ...], int]:
+        """The dates that a namespace has rows on, in order, with how many, and the mean bytes a
+        row takes. Reads no data file."""
+        opened = self.table(tenant, table)
+        if opened is None:
+            return (), 0
+        with delta.mapping_errors():
+            return delta.rows_by_partition(opened, "date", {"namespace": namespace})
+
     def compact(self, tenant: str) -> int:
         """Merges the small files of every table; returns how many were replaced."""
         return sum(delta.compact(uri, self._options) for _, uri in self._tables(tenant))
@@ -149,23 +207,62 @@ class Lake:
         *,
         namespace: str | None = None,
         pair_ids: Sequence[str] | None = None,
+        removals: list[Removal] | None = None,
     ) -> int:
         """Removes rows from every table and their bytes from storage; returns the captures gone.
 
-        Neither `namespace` nor `pair_ids`: everything of the tenant. Rows in spools are not
-        seen here (`erasure.erase` takes all places).
+        `removals` gets one entry a table, with the ids of exactly the rows that went. Neither
+        `namespace` nor `pair_ids`: everything of the tenant. Rows in spools are not seen here
+        (`erasure.erase` takes all places).
         """
-        gone = 0
-        for name, uri in self._tables(tenant):
-            removed = sum(
-                delta.delete(uri, self._options, predicate)
-                for predicate in _predicates(namespace, pair_ids)
-            )
-            gone += removed if name == CAPTURES else 0
-            delta.purge(uri, self._options)
+        where = list(_predicates(namespace, pair_ids))
+        gone = self._remove(tenant, dict.fromkeys(TABLES, where), removals)
         if namespace is None and pair_ids is None:
             self._forget(tenant)
         return gone
+
+    def older(self, tenant: str, namespace: str, before_us: int) -> list[str]:
+        """The ids of a namespace's captures of before that time. Raises: StoreError."""
+        rows = self.sql(tenant, _OLDER, namespace=namespace, before=before_us)
+        return [row["pair_id"] for row in rows]
+
+    def expire(self, tenant: str, namespace: str, before_us: int, pair_ids: Sequence[str]) -> int:
+        """As `erase`, for the captures of before that time, whose ids are `pair_ids`.
+
+        However many they are, the captures go in one commit: no reader sees some of them gone.
+        """
+        by_id = list(_predicates(namespace, pair_ids))
+        by_time = f"namespace = '{namespace}' AND created_at_us < {before_us:d}"
+        return self._remove(tenant, {**dict.fromkeys(TABLES, by_id), CAPTURES: [by_time]})
+
+    def _remove(
+        self,
+        tenant: str,
+        where: Mapping[str, Sequence[str]],
+        removals: list[Removal] | None = None,
+    ) -> int:
+        """Deletes each table's rows of those predicates, and their bytes; the captures gone."""
+        gone = 0
+        for name, uri in self._tables(tenant):
+            ids: set[str] | None = None if removals is None else set()
+            before = self._version(tenant, name)
+            removed = sum(delta.delete(uri, self._options, each, ids) for each in where[name])
+            gone += removed if name == CAPTURES else 0
+            if removals is not None:
+                after = self._version(tenant, name)
+                removals.append(Removal(name, removed, before, after, frozenset(ids or ())))
+            delta.purge(uri, self._options)
+        return gone
+
+    def _version(self, tenant: str, table: str) -> int:
+        opened = self.table(tenant, table)
+        return -1 if opened is None else opened.version()
+
+    def _dataset(self, tenant: str, table: str) -> Any:
+        """The table's newest snapshot as Arrow sees it."""
+        opened = self.table(tenant, table)
+        with delta.mapping_errors():
+            return schema_of(table).empty_table() if opened is None else opened.to_pyarrow_dataset()
 
     def _tables(self, tenant: str) -> Iterator[tuple[str, str]]:
         """Names and URIs of the tables that exist."""

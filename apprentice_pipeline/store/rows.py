@@ -91,6 +91,7 @@ def _fits(table: str, row: SealedRow) -> bool:
 def _columns(row: SealedRow) -> dict[str, Any]:
     facts: dict[str, Any] = orjson.loads(row.facts)
     if row.table == CAPTURES:
+        facts.setdefault("ending", None)  # a spool that was written before there was one
         facts |= {"input": row.first, "output": row.second, "dedup_key": row.dedup_key}
     elif row.table == FEEDBACK:
         facts["edit"] = row.second

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import orjson
 
-from apprentice_pipeline.errors import CannotOpen, StoreError
+from apprentice_pipeline.errors import CannotOpen, StoreError, Unstorable
 from apprentice_pipeline.records import (
     ComparisonRow,
     Exchange,
@@ -34,6 +34,8 @@ COMPARISONS: Final = "comparisons"
 FEEDBACK: Final = "feedback"
 TABLES: Final = (CAPTURES, VERDICTS, COMPARISONS, FEEDBACK)
 
+MOST_LEVELS: Final = 254
+"""How deeply content may nest: what orjson writes. Deeper content could not be exported again."""
 INDIFFERENT: Final = frozenset(
     {
         "metadata",
@@ -56,8 +58,7 @@ class PlainRow:
     """A record as bytes, content still readable: lives in memory only.
 
     `facts` is the JSON of every column that holds no content; `first` and `second` are the
-    content to seal (input and output, or nothing and the edit); `dedup` what makes it equal to
-    another request.
+    content to seal: input and output, or nothing and the edit.
     """
 
     table: str
@@ -67,7 +68,6 @@ class PlainRow:
     facts: bytes
     first: bytes | None = None
     second: bytes | None = None
-    dedup: bytes | None = None
 
     @property
     def size(self) -> int:
@@ -92,7 +92,7 @@ class SealedRow:
 def canonical(value: Any) -> bytes:
     """`value` as JSON with sorted keys: equal values, equal bytes.
 
-    Raises: StoreError when it is not JSON.
+    Raises: Unstorable when it is not JSON, or has more than `MOST_LEVELS`.
     """
     try:
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
@@ -101,10 +101,12 @@ def canonical(value: Any) -> bytes:
     try:  # what orjson refuses and JSON allows: huge integers, lone surrogates
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        raise StoreError(
+        raise Unstorable(
             f"a record's content is not JSON ({type(error).__name__})",
             remedy="hand over what the provider's JSON was parsed to",
         ) from None
+    if not _nests_within(value, MOST_LEVELS):
+        raise Unstorable(f"a record's content has more than {MOST_LEVELS} levels")
     return _SLOW + text.encode()
 
 
@@ -123,7 +125,7 @@ def dedup_bytes(request: Mapping[str, Any]) -> bytes:
 def plain_row(record: Record, tenant: str) -> PlainRow:
     """`record` as bytes, taken now: later changes to its parts are not seen.
 
-    Raises: StoreError when it is not JSON, or its tenant or namespace is no name.
+    Raises: Unstorable when it is not JSON; StoreError when its tenant or namespace is no name.
     """
     if not is_name(tenant) or not is_name(record.namespace):
         raise StoreError("a record's tenant or namespace is not a name", remedy=_NAME_REMEDY)
@@ -159,7 +161,9 @@ def seal(vault: Vault, row: PlainRow) -> SealedRow:
         )
         for content, field in zip(contents, fields, strict=True)
     ]
-    key = None if row.dedup is None else vault.fingerprint(row.tenant, "dedup", row.dedup)
+    key = None
+    if row.table == CAPTURES and row.first is not None:
+        key = vault.fingerprint(row.tenant, "dedup", dedup_bytes(parse(row.first)))
     return SealedRow(
         row.table, row.tenant, row.namespace, row.pair_id, row.facts, sealed[0], sealed[1], key
     )
@@ -177,6 +181,19 @@ def open_field(
         return parse(plaintext)
     except ValueError:
         raise CannotOpen(f"{field} of pair {pair_id} is not JSON") from None
+
+
+def _nests_within(value: Any, most: int) -> bool:
+    """Whether `value`, which has no cycles, has no more than `most` levels."""
+    level = [value]
+    for _ in range(most):
+        level = [
+            part
+            for whole in level
+            if isinstance(whole, dict | list | tuple)
+            for part in (whole.values() if isinstance(whole, dict) else whole)
+        ]
+    return not any(isinstance(part, dict | list | tuple) for part in level)
 
 
 def _exchange_row(exchange: Exchange, tenant: str) -> PlainRow:
@@ -201,7 +218,6 @@ def _exchange_row(exchange: Exchange, tenant: str) -> PlainRow:
         facts=orjson.dumps(facts),
         first=canonical(exchange.input),
         second=None if exchange.output is None else canonical(exchange.output),
-        dedup=dedup_bytes(exchange.input),
     )
 
 
@@ -247,6 +263,7 @@ _EXCHANGE: Final = (
     "model",
     "status",
     "complete",
+    "ending",
     "streamed",
     "served_by",
     "origin",

@@ -1,7 +1,8 @@
-"""The spool: where a gateway worker's records are safe before the lake has them.
+"""The spool: where a process's records are safe before the lake has them.
 
-Belongs here: the writer thread, group commit, waking those who wait. Does not: SQLite
-(`spool_file`), moving rows on (`drain`), sealing (`sealing`).
+Belongs here: the writer thread, group commit, waking those who wait. Does not: sealing and
+committing a batch (`spool_writer`), a writer in a process of its own (`spool_client`), moving
+rows on (`drain`).
 Promises: a record whose future resolved survives a crash of the process and of the machine; no
 content reaches the disk unsealed; a full disk fails the records of that moment and nothing else;
 memory is bounded. Once for what gathered while the previous commit ran: one transaction, one
@@ -11,69 +12,79 @@ wake-up per event loop.
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import itertools
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Protocol
 
-from apprentice_pipeline.errors import ApprenticeError, StorageFull, StoreError
-from apprentice_pipeline.store.sealing import PlainRow, Record, SealedRow, plain_row, seal
-from apprentice_pipeline.store.spool_file import (
-    Lock,
-    SpoolDamaged,
-    SpoolFile,
-    claim,
-    set_aside,
+from apprentice_pipeline.errors import ApprenticeError, StoreError
+from apprentice_pipeline.store.sealing import PlainRow, Record, plain_row
+from apprentice_pipeline.store.spool_file import Lock, SpoolDamaged, claim, set_aside
+from apprentice_pipeline.store.spool_writer import (
+    MAX_COMMIT_ROWS,
+    MAX_PENDING_BYTES,
+    MAX_PENDING_ROWS,
+    NumberedRow,
+    SpoolWriter,
 )
 from apprentice_pipeline.vault import Vault
-
-MAX_PENDING_ROWS: Final = 16_384
-MAX_PENDING_BYTES: Final = 256 * 1024 * 1024
-MAX_COMMIT_ROWS: Final = 1_024
-KEY_REFRESH_S: Final = 2.0
-"""How long a tenant's key is used before it is looked up again: another process may have erased
-the tenant, and what is sealed with a forgotten key never opens."""
 
 Waiter = asyncio.Future[None] | Future[None]
 
 
+class RecordSink(Protocol):
+    """Where records are handed over: a `Spool`, or a worker's `SpoolClient`."""
+
+    @property
+    def pending(self) -> int:
+        """Records that wait for their commit."""
+        ...
+
+    def put(self, record: Record, *, tenant: str) -> Waiter:
+        """Hands a record over; the future resolves once it is committed."""
+        ...
+
+    async def commit(self, record: Record, *, tenant: str) -> None:
+        """Returns once the record is committed."""
+        ...
+
+
 @dataclass(slots=True)
-class _Waiting:
+class Waiting:
     """One record on its way to the disk, and who waits for it."""
 
-    row: PlainRow
+    numbered: NumberedRow
     size: int
     loop: asyncio.AbstractEventLoop | None
     waiter: Waiter
 
 
 class Spool:
-    """One worker's spool, open until closed. Safe across threads and event loops."""
+    """One process's spool, open until closed. Safe across threads and event loops."""
 
-    def __init__(self, folder: Path, vault: Vault, spool_id: str, lock: Lock, file: SpoolFile):
+    def __init__(
+        self, folder: Path, vault: Vault, spool_id: str, lock: Lock, writer: SpoolWriter
+    ) -> None:
         self.spool_id = spool_id
         self.failed = 0
         """Records that were refused or could not be committed."""
-        self.commits = 0
-        """Transactions so far: records committed ÷ this is what group commit saves."""
         self.damaged = 0
-        """Times the file was found damaged, set aside and begun anew."""
+        """Times the file was found damaged or gone and begun anew."""
         self._folder = folder
         self._vault = vault
         self._lock = lock
-        self._file: SpoolFile | None = file
-        self._key_seen: dict[str, float] = {}
-        self._queue: deque[_Waiting] = deque()
+        self._file_writer = writer
+        self._numbers: Iterator[int] = itertools.count(1)
+        self._queue: deque[Waiting] = deque()
         self._pending_rows = 0
         self._pending_bytes = 0
         self._closing = False
         self._changed = threading.Condition()
-        self._writer = threading.Thread(target=self._run, name="spool-writer", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="spool-writer", daemon=True)
 
     @classmethod
     def open(cls, folder: Path, vault: Vault) -> Spool:
@@ -82,19 +93,48 @@ class Spool:
         Raises: StorageFull, StoreError.
         """
         spool_id, lock = claim(folder)
+        writer = SpoolWriter(folder / f"{spool_id}.db", vault)
         try:
-            file = SpoolFile.open(folder / f"{spool_id}.db", create=True)
+            writer.create()
         except BaseException:
             lock.release(remove=True)
             raise
-        spool = cls(folder, vault, spool_id, lock, file)
-        spool._writer.start()
+        spool = cls(folder, vault, spool_id, lock, writer)
+        spool._thread.start()
+        return spool
+
+    @classmethod
+    def resume(
+        cls,
+        folder: Path,
+        vault: Vault,
+        spool_id: str,
+        lock: Lock,
+        waiting: Iterable[Waiting],
+        numbers: Iterator[int],
+    ) -> Spool:
+        """The spool of another writer that died, and what waited for it, in order.
+
+        What that writer had committed already is not committed again. `numbers`: those that it
+        gave to no record; one given twice would make the second record pass for the first.
+        """
+        spool = cls(folder, vault, spool_id, lock, SpoolWriter(folder / f"{spool_id}.db", vault))
+        spool._queue.extend(waiting)
+        spool._pending_rows = len(spool._queue)
+        spool._pending_bytes = sum(each.size for each in spool._queue)
+        spool._numbers = numbers
+        spool._thread.start()
         return spool
 
     @property
     def pending(self) -> int:
         """Records that wait for their commit."""
         return self._pending_rows
+
+    @property
+    def commits(self) -> int:
+        """Transactions so far."""
+        return self._file_writer.commits
 
     def put(self, record: Record, *, tenant: str) -> Waiter:
         """Hands a record over; the future resolves once it is committed.
@@ -106,12 +146,11 @@ class Spool:
         loop = _running_loop()
         waiter = _own_future() if loop is None else loop.create_future()
         try:
-            row = plain_row(record, tenant)
-            self._enqueue(_Waiting(row, row.size, loop, waiter))
+            self._enqueue(plain_row(record, tenant), loop, waiter)
         except ApprenticeError as error:
             with self._changed:
                 self.failed += 1
-            _resolve([(waiter, error)])
+            resolve([(waiter, error)])
         return waiter
 
     async def commit(self, record: Record, *, tenant: str) -> None:
@@ -130,37 +169,35 @@ class Spool:
                 return
             self._closing = True
             self._changed.notify()
-        self._writer.join()
-        self._shut()
+        self._thread.join()
+        self._file_writer.close()
         self._lock.release()
 
-    def _enqueue(self, waiting: _Waiting) -> None:
-        size = waiting.size
+    def _enqueue(
+        self, row: PlainRow, loop: asyncio.AbstractEventLoop | None, waiter: Waiter
+    ) -> None:
+        size = row.size
         with self._changed:
             if self._closing:
                 raise StoreError("the spool is closed")
-            full = self._pending_bytes + size > MAX_PENDING_BYTES and self._pending_rows
-            if full or self._pending_rows >= MAX_PENDING_ROWS:
-                raise StoreError(
-                    f"{self._pending_rows} records wait for the disk already",
-                    remedy="the disk is too slow for this traffic: move APPRENTICE_HOME",
-                )
+            refuse_overflow(self._pending_rows, self._pending_bytes + size)
             self._pending_rows += 1
             self._pending_bytes += size
-            self._queue.append(waiting)
+            numbered = NumberedRow(next(self._numbers), row)
+            self._queue.append(Waiting(numbered, size, loop, waiter))
             if len(self._queue) == 1:
                 self._changed.notify()
 
     def _run(self) -> None:
         while batch := self._next_batch():
-            outcome = self._write(batch)
+            outcome = self._write([waiting.numbered for waiting in batch])
             with self._changed:
                 self._pending_rows -= len(batch)
                 self._pending_bytes -= sum(each.size for each in batch)
                 self.failed += sum(error is not None for error in outcome)
             _wake(batch, outcome)
 
-    def _next_batch(self) -> list[_Waiting]:
+    def _next_batch(self) -> list[Waiting]:
         """Everything that waits, up to one commit's worth; empty once closed and done."""
         with self._changed:
             while not self._queue and not self._closing:
@@ -168,70 +205,37 @@ class Spool:
             count = min(len(self._queue), MAX_COMMIT_ROWS)
             return [self._queue.popleft() for _ in range(count)]
 
-    def _write(self, batch: Sequence[_Waiting]) -> list[Exception | None]:
-        """Seals and commits; one outcome a record. A record that cannot be sealed fails alone."""
-        self._refresh_keys({waiting.row.tenant for waiting in batch})
-        sealed: list[SealedRow] = []
-        outcome: list[Exception | None] = []
-        for waiting in batch:
-            try:
-                sealed.append(seal(self._vault, waiting.row))
-                outcome.append(None)
-            except Exception as error:  # the thread's edge: whatever it is, its waiter gets it
-                outcome.append(error)
-        failure = self._commit(sealed) if sealed else None
-        return outcome if failure is None else [error or _again(failure) for error in outcome]
-
-    def _refresh_keys(self, tenants: set[str]) -> None:
-        now = time.monotonic()
-        for tenant in tenants:
-            if now - self._key_seen.get(tenant, now) >= KEY_REFRESH_S:
-                with contextlib.suppress(ApprenticeError):  # no state: the key at hand is good
-                    self._vault.refresh(tenant)
-            elif tenant in self._key_seen:
-                continue
-            self._key_seen[tenant] = now
-
-    def _commit(self, rows: Sequence[SealedRow]) -> Exception | None:
-        """One transaction; its failure is returned, for the writer outlives every failure."""
+    def _write(self, batch: Sequence[NumberedRow]) -> list[Exception | None]:
         try:
             try:
-                self._opened().append(rows)
+                return self._file_writer.write(batch)
             except SpoolDamaged:
-                self._abandon()
-                self._opened().append(rows)
-            self.commits += 1
-        except StorageFull as error:  # the file is sound: it goes on when there is room again
-            return error
-        except Exception as error:  # the thread's edge
-            self._shut()
-            return error
-        return None
+                self._begin_anew()
+                return self._file_writer.write(batch)
+        except ApprenticeError as error:
+            return [error] * len(batch)
 
-    def _opened(self) -> SpoolFile:
-        """The file, opened again after a failure; a new one where the old one is gone.
+    def _begin_anew(self) -> None:
+        """A new file under a new id; a damaged one is set aside.
 
         Never a new file under an old id: its rows would have numbers that the lake passes over.
         """
-        path = self._folder / f"{self.spool_id}.db"
-        if self._file is None and path.exists():
-            self._file = SpoolFile.open(path)
-        if self._file is None:
-            self._lock.release(remove=True)
-            self.spool_id, self._lock = claim(self._folder)
-            self._file = SpoolFile.open(self._folder / f"{self.spool_id}.db", create=True)
-        return self._file
-
-    def _abandon(self) -> None:
-        """Sets the damaged file aside."""
         self.damaged += 1
-        self._shut()
-        set_aside(self._folder / f"{self.spool_id}.db")
+        if (old := self._folder / f"{self.spool_id}.db").exists():
+            set_aside(old)
+        self._lock.release(remove=True)
+        self.spool_id, self._lock = claim(self._folder)
+        self._file_writer = SpoolWriter(self._folder / f"{self.spool_id}.db", self._vault)
+        self._file_writer.create()
 
-    def _shut(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+
+def refuse_overflow(rows: int, size: int) -> None:
+    """Raises: StoreError when `rows` wait already, or `size` bytes would with one more."""
+    if rows >= MAX_PENDING_ROWS or (rows and size > MAX_PENDING_BYTES):
+        raise StoreError(
+            f"{rows} records wait for the disk already",
+            remedy="the disk is too slow for this traffic: move APPRENTICE_HOME",
+        )
 
 
 def _own_future() -> Future[None]:
@@ -241,13 +245,6 @@ def _own_future() -> Future[None]:
     return future
 
 
-def _again(error: Exception) -> Exception:
-    """A copy for one more waiter: a shared exception would gather the traceback of each."""
-    if isinstance(error, ApprenticeError):
-        return type(error)(error.message, remedy=error.remedy)
-    return StoreError(f"the spool failed: {type(error).__name__}")
-
-
 def _running_loop() -> asyncio.AbstractEventLoop | None:
     try:
         return asyncio.get_running_loop()
@@ -255,35 +252,34 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-def _wake(batch: Sequence[_Waiting], outcome: Sequence[Exception | None]) -> None:
+def _wake(batch: Sequence[Waiting], outcome: Sequence[Exception | None]) -> None:
     by_loop: dict[asyncio.AbstractEventLoop | None, list[tuple[Waiter, Exception | None]]] = {}
     for waiting, error in zip(batch, outcome, strict=True):
         by_loop.setdefault(waiting.loop, []).append((waiting.waiter, error))
     for loop, outcomes in by_loop.items():
-        resolve: Callable[[], None] = _Resolve(outcomes)
         if loop is None:
-            resolve()
+            resolve(outcomes)
         elif not loop.is_closed():
             try:
-                loop.call_soon_threadsafe(resolve)
+                loop.call_soon_threadsafe(resolve, outcomes)
             except RuntimeError:  # it closed just now: nobody waits any more
                 continue
 
 
-@dataclass(frozen=True, slots=True)
-class _Resolve:
-    outcomes: Sequence[tuple[Waiter, Exception | None]]
-
-    def __call__(self) -> None:
-        _resolve(self.outcomes)
-
-
-def _resolve(outcomes: Sequence[tuple[Waiter, Exception | None]]) -> None:
+def resolve(outcomes: Iterable[tuple[Waiter, Exception | None]]) -> None:
+    """Tells each waiter what became of its record, unless it waits no more."""
     for waiter, error in outcomes:
         if waiter.done():
             continue
         if error is None:
             waiter.set_result(None)
         else:
-            waiter.set_exception(error)
+            waiter.set_exception(_own(error))
             waiter.exception()  # counted here: an abandoned future need not complain again
+
+
+def _own(error: Exception) -> Exception:
+    """A copy for one waiter: a shared exception would gather the traceback of each."""
+    if isinstance(error, ApprenticeError):
+        return type(error)(error.message, remedy=error.remedy)
+    return StoreError(f"the spool failed: {type(error).__name__}")

@@ -41,12 +41,12 @@ CREATE TABLE IF NOT EXISTS rejected (
 );
 """
 _COLUMNS: Final = "kind, tenant, namespace, pair_id, facts, first, second, dedup_key"
-_INSERT: Final = f"INSERT INTO rows ({_COLUMNS}) VALUES "  # noqa: S608
+_INSERT: Final = f"INSERT INTO rows (seq, {_COLUMNS}) VALUES "  # noqa: S608
 _CHUNKS: Final = (64, 16, 4, 1)
 """Rows a statement. Each statement lets go of the interpreter lock once: with one a row, a busy
 event loop would hold the writer up a thousand times a commit."""
 _INSERTS: Final = {
-    count: _INSERT + ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?)"] * count) for count in _CHUNKS
+    count: _INSERT + ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?, ?)"] * count) for count in _CHUNKS
 }
 _READ: Final = f"SELECT seq, {_COLUMNS} FROM rows WHERE seq > ? AND seq <= ? ORDER BY seq"  # noqa: S608
 _OWNED: Final = (
@@ -54,6 +54,9 @@ _OWNED: Final = (
     " AND (:ids IS NULL OR pair_id IN (SELECT value FROM json_each(:ids)))"
 )
 _COUNT_CAPTURES: Final = f"SELECT count(*) FROM rows WHERE kind = 'captures' AND {_OWNED}"  # noqa: S608
+_OWNED_IDS: Final = (
+    f"SELECT pair_id FROM rows WHERE {_OWNED} UNION SELECT pair_id FROM rejected WHERE {_OWNED}"  # noqa: S608
+)
 _ERASE: Final = tuple(f"DELETE FROM {table} WHERE {_OWNED}" for table in ("rows", "rejected"))  # noqa: S608
 _CANNOT_GROW: Final = (
     sqlite3.SQLITE_FULL,
@@ -96,6 +99,11 @@ class Lock:
             return None
         return cls(file, descriptor)
 
+    @property
+    def descriptor(self) -> int:
+        """The descriptor that holds the lock; a process that inherits it holds it too."""
+        return self._descriptor
+
     def release(self, *, remove: bool = False) -> None:
         """Lets go; with `remove` the file goes first, still under the lock."""
         if remove:
@@ -131,8 +139,11 @@ class SpoolFile:
                 raise
         return cls(path, connection)
 
-    def append(self, rows: Sequence[SealedRow]) -> None:
-        """Commits all rows or none. Raises: StorageFull, SpoolDamaged, StoreError."""
+    def append(self, rows: Sequence[StoredRow]) -> None:
+        """Commits all rows or none, under numbers above `last_number`.
+
+        Raises: StorageFull, SpoolDamaged, StoreError.
+        """
         with self._write():
             start = 0
             for count in _CHUNKS:
@@ -163,6 +174,10 @@ class SpoolFile:
         """The newest seq, 0 when there is no row."""
         return self._number("SELECT coalesce(max(seq), 0) FROM rows")
 
+    def last_number(self) -> int:
+        """The newest seq that was ever used, trimmed rows among them; 0 in a new file."""
+        return self._number("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'rows'")
+
     def count(self) -> int:
         """Rows that wait for a drain."""
         return self._number("SELECT count(*) FROM rows")
@@ -190,8 +205,14 @@ class SpoolFile:
                 )
                 self._connection.execute("DELETE FROM rows WHERE seq = ?", (seq,))
 
-    def erase(self, tenant: str, namespace: str | None, pair_ids: Sequence[str] | None) -> int:
-        """Deletes rows of a tenant; returns how many captures.
+    def erase(
+        self,
+        tenant: str,
+        namespace: str | None,
+        pair_ids: Sequence[str] | None,
+        erased: set[str] | None = None,
+    ) -> int:
+        """Deletes rows of a tenant; returns how many captures. `erased` gets the pairs' ids.
 
         Then writes the file anew, so that neither they nor what earlier trims left behind can
         be found in it.
@@ -203,6 +224,8 @@ class SpoolFile:
         }
         with self._write():
             gone = int(self._connection.execute(_COUNT_CAPTURES, values).fetchone()[0])
+            if erased is not None:
+                erased.update(each for (each,) in self._connection.execute(_OWNED_IDS, values))
             for statement in _ERASE:
                 self._connection.execute(statement, values)
         with mapping_errors():
@@ -272,8 +295,10 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
-def _values(row: SealedRow) -> tuple[Any, ...]:
+def _values(stored: StoredRow) -> tuple[Any, ...]:
+    row = stored.row
     return (
+        stored.seq,
         row.table,
         row.tenant,
         row.namespace,

@@ -18,7 +18,9 @@ from typing import Any
 from sqlalchemy import Row, delete, select
 
 from apprentice_pipeline.control.budget import RESERVATION_US, Limits, Settlement
+from apprentice_pipeline.records import now_us
 from apprentice_pipeline.store import journal, keys, ledger
+from apprentice_pipeline.store.data_keys import DataKeys
 from apprentice_pipeline.store.database import Database
 from apprentice_pipeline.store.journal import ALERT_WINDOW_US, Alert, Job, Tombstone
 from apprentice_pipeline.store.keys import CreatedKey, KeyRecord
@@ -40,18 +42,21 @@ class ChampionRecord:
 
 
 class State:
-    """The state database, open. Also the vault's `DataKeyStore`."""
+    """The state database, open. `data_keys` is the vault's `DataKeyStore`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, keys_changed: Callable[[], None]) -> None:
         self._database = database
+        self._keys_changed = keys_changed
+        self.data_keys = DataKeys(database, keys_changed)
 
     @classmethod
-    def open(cls, url: str) -> State:
+    def open(cls, url: str, keys_changed: Callable[[], None] = lambda: None) -> State:
         """Opens `url` (`sqlite:////path` or `postgresql+psycopg://…`), creating what is missing.
 
+        `keys_changed` is called after every change of an access or provider key.
         Raises: StoreError; StorageFull when the disk has no room.
         """
-        return cls(Database.open(url))
+        return cls(Database.open(url), keys_changed)
 
     def close(self) -> None:
         """Gives every connection back."""
@@ -67,20 +72,32 @@ class State:
         role: str,
         provider: str | None = None,
         now_us: int,
+        expires_at_us: int | None = None,
     ) -> CreatedKey:
         """A new access key; its token is returned this once. Raises: UsageError on bad names."""
-        return keys.create_key(
+        created = keys.create_key(
             self._database,
             tenant=tenant,
             namespace=namespace,
             role=role,
             provider=provider,
             now_us=now_us,
+            expires_at_us=expires_at_us,
         )
+        self._keys_changed()
+        return created
 
-    def find_key(self, token: str) -> KeyRecord | None:
-        """The good key with this token; None for unknown, malformed and revoked ones."""
-        return keys.find_key(self._database, token)
+    def rotate_key(self, key_id: str, *, grace_us: int = 0, now_us: int) -> CreatedKey | None:
+        """A new key with the rights and lifetime of `key_id`, which is good for `grace_us` more
+        (never longer than before); None when there is no such key that is still good.
+        """
+        created = keys.rotate_key(self._database, key_id, grace_us=grace_us, now_us=now_us)
+        self._keys_changed()
+        return created
+
+    def find_key(self, token: str, at_us: int | None = None) -> KeyRecord | None:
+        """The key with this token if it is good at that time (default: now), else None."""
+        return keys.find_key(self._database, token, now_us() if at_us is None else at_us)
 
     def list_keys(self) -> list[KeyRecord]:
         """Every key, revoked ones too, oldest first."""
@@ -88,7 +105,9 @@ class State:
 
     def revoke_key(self, key_id: str, now_us: int) -> bool:
         """Revokes a key by its id; False when there is no such key that is still good."""
-        return keys.revoke_key(self._database, key_id, now_us)
+        revoked = keys.revoke_key(self._database, key_id, now_us)
+        self._keys_changed()
+        return revoked
 
     def any_keys(self) -> bool:
         """Whether a key was ever made: revoking the last one does not open the server again."""
@@ -97,24 +116,21 @@ class State:
     def put_provider_key(self, tenant: str, provider: str, sealed: bytes) -> None:
         """Stores a provider's API key that the vault has sealed, replacing an earlier one."""
         keys.put_provider_key(self._database, tenant, provider, sealed)
+        self._keys_changed()
 
     def provider_key(self, tenant: str, provider: str) -> bytes | None:
         """The sealed provider key, None when there is none."""
         return keys.provider_key(self._database, tenant, provider)
 
-    # data keys: vault.DataKeyStore
+    def provider_keys(self) -> list[tuple[str, str]]:
+        """(tenant, provider) of every sealed provider key, sorted."""
+        return keys.provider_keys(self._database)
 
-    def wrapped_keys(self, tenant: str) -> dict[int, bytes]:
-        """See `vault.DataKeyStore`."""
-        return keys.wrapped_keys(self._database, tenant)
-
-    def add_wrapped_key(self, tenant: str, version: int, wrapped: bytes) -> None:
-        """See `vault.DataKeyStore`."""
-        keys.add_wrapped_key(self._database, tenant, version, wrapped)
-
-    def delete_wrapped_keys(self, tenant: str) -> None:
-        """See `vault.DataKeyStore`."""
-        keys.delete_wrapped_keys(self._database, tenant)
+    def delete_provider_key(self, tenant: str, provider: str) -> bool:
+        """Forgets a provider key; False when there was none."""
+        deleted = keys.delete_provider_key(self._database, tenant, provider)
+        self._keys_changed()
+        return deleted
 
     # champions
 

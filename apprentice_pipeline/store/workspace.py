@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from apprentice_pipeline.config import Config, Home, Settings
+from apprentice_pipeline.config import Config
 from apprentice_pipeline.errors import StorageFull, StoreError
+from apprentice_pipeline.settings import Home, Settings
+from apprentice_pipeline.store.key_changes import KeyChanges
 from apprentice_pipeline.store.lake import Lake
-from apprentice_pipeline.vault import Vault, load_master_key
+from apprentice_pipeline.vault import Vault
 
 if TYPE_CHECKING:
     from apprentice_pipeline.store.state import State
@@ -37,22 +39,24 @@ class Workspace:
     def open(cls, settings: Settings) -> Workspace:
         """Creates what is missing (folders 0700, master key, state database) and opens the rest.
 
-        Raises: StoreError, StorageFull, KeyMissing, each with its remedy.
+        Raises: StoreError, StorageFull, KeyMissing, MasterKeyChanged, each with its remedy.
         """
         from apprentice_pipeline.store.state import State
 
         home, section = settings.home, settings.config.store
         _create_folders(home)
+        url = section.state_url or f"sqlite:///{quote(str(home.state))}"
+        state = State.open(url, KeyChanges(home.key_changes).advance)
         try:
-            master_key = load_master_key(settings.master_key, home.keys)
-        except OSError as error:
-            raise _mapped(error, home.keys) from None
-        state = State.open(section.state_url or f"sqlite:///{quote(str(home.state))}")
+            vault = _open_vault(settings, state)
+        except BaseException:
+            state.close()
+            raise
         return cls(
             settings=settings,
             home=home,
             config=settings.config,
-            vault=Vault(master_key, state),
+            vault=vault,
             state=state,
             lake=Lake(section.lake_uri or str(home.lake), section.lake_options),
         )
@@ -60,6 +64,20 @@ class Workspace:
     def close(self) -> None:
         """Gives the state database's connections back."""
         self.state.close()
+
+
+def _open_vault(settings: Settings, state: State) -> Vault:
+    from apprentice_pipeline.store.master_key import load_master_key
+
+    home, keys = settings.home, state.data_keys
+    try:
+        has_data = any(home.lake.iterdir())
+        master = load_master_key(settings.master_key, home.keys, keys, has_data=has_data)
+    except OSError as error:
+        raise _mapped(error, home.keys) from None
+    if settings.master_key is not None:
+        return Vault(master, keys)
+    return Vault(master, keys, lambda: load_master_key(None, home.keys, keys, has_data=True))
 
 
 def _create_folders(home: Home) -> None:

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from apprentice_pipeline import config
 from apprentice_pipeline.errors import BudgetExhausted, PriceUnknown, RemoteError, WireError
-from apprentice_pipeline.records import Answer, Pair, Verdict
+from apprentice_pipeline.records import CUT, Answer, Pair, Verdict
 from apprentice_pipeline.verify.answers import AnswerShape
 from apprentice_pipeline.verify.evaluators import Evaluator, agree
 from apprentice_pipeline.verify.structural import fault
@@ -86,8 +86,9 @@ async def verify(
     id picks `settings.fraction`, each asked again `settings.k` times with its own input as it
     was, temperature included (`ask` sees to that and returns the output, or an `Answer`). The
     share of resamples that agree is the confidence; below `settings.floor` is quarantine. A call
-    that fails or exceeds `ask_timeout_s` is left out and counted in the reason; when all fail the
-    pair is verified by structure alone, confidence None. `on_progress` gets the count so far.
+    that fails, exceeds `ask_timeout_s` or is answered by an `Answer` that was cut is left out and
+    counted in the reason; when all fail the pair is verified by structure alone, confidence None.
+    A refusal is an answer, and another one. `on_progress` gets the count so far.
     """
     calls = asyncio.Semaphore(settings.concurrency)
     window: deque[asyncio.Task[Verdict]] = deque()
@@ -174,7 +175,10 @@ async def _resample(
     calls: asyncio.Semaphore,
     timeout_s: float,
 ) -> list[float | None]:
-    """k scores of the captured answer against fresh ones; None where the call failed."""
+    """k scores of the captured answer against fresh ones; None where the call failed.
+
+    What a limit or a filter cut says nothing of the answer it would have become.
+    """
 
     async def once() -> float | None:
         async with calls:
@@ -183,8 +187,9 @@ async def _resample(
                     answer = await ask(pair)
             except NOT_ASKED:
                 return None
-        output = answer.output if isinstance(answer, Answer) else answer
-        return evaluator.score(pair.output, output)
+        if not isinstance(answer, Answer):
+            return evaluator.score(pair.output, answer)
+        return None if answer.ending == CUT else evaluator.score(pair.output, answer.output)
 
     asked = [asyncio.ensure_future(once()) for _ in range(k)]
     try:

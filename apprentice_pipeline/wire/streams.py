@@ -6,6 +6,7 @@ what the events of a provider mean (its module's assembly knows).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from apprentice_pipeline.errors import WireError
@@ -29,6 +30,23 @@ class Assembly(Protocol):
         ...
 
 
+class Parser(Protocol):
+    """Turns chunks of a stream into events, the same ones however the bytes are cut."""
+
+    @property
+    def open_event(self) -> Event | None:
+        """The event whose end has not come yet, as far as it can be told; else None."""
+        ...
+
+    def feed(self, chunk: bytes) -> list[Event]:
+        """The events that `chunk` completes, in order."""
+        ...
+
+    def close(self) -> list[Event]:
+        """At the clean end of the bytes: what that end completes."""
+        ...
+
+
 class StreamReader:
     """Follows one stream. `feed` never raises: what it cannot read makes it `malformed`.
 
@@ -36,13 +54,23 @@ class StreamReader:
     began before): a tee holds back from there until the exchange is committed. `complete`
     turns true once the terminal event has come whole, after a stream that was well-formed
     and reported no error.
+
+    Where a provider has no last word (Gemini's `finishReason` may be followed by more), the
+    stream ends with its body: `ends` then says whether all has come that was to come.
     """
 
-    __slots__ = ("_assembly", "_ended", "_parser", "malformed", "terminal_offset")
+    __slots__ = ("_assembly", "_ended", "_ends", "_parser", "malformed", "terminal_offset")
 
-    def __init__(self, assembly: Assembly) -> None:
+    def __init__(
+        self,
+        assembly: Assembly,
+        *,
+        parser: Parser | None = None,
+        ends: Callable[[], bool] | None = None,
+    ) -> None:
         self._assembly = assembly
-        self._parser = EventParser()
+        self._parser = EventParser() if parser is None else parser
+        self._ends = ends
         self._ended = False
         self.malformed = False
         self.terminal_offset: int | None = None
@@ -74,6 +102,8 @@ class StreamReader:
         if not self._ended:
             for event in self._parser.close():
                 self._take(event)
+            if self._ends is not None:
+                self._ended = self._ends()
 
     def result(self) -> WireResponse | None:
         """The answer, in part when the stream is not `complete`; None when nothing is readable."""
@@ -86,12 +116,14 @@ class StreamReader:
     def _take(self, event: Event) -> None:
         if self._ended:
             return
+        terminal = False
         try:
-            self._ended = self._assembly.is_terminal(event)
+            terminal = self._assembly.is_terminal(event)
+            self._ended = terminal and self._ends is None
             self._assembly.add(event)
         except (WireError, *MALFORMED):
             self.malformed = True
-        if self._ended and self.terminal_offset is None:
+        if terminal and self.terminal_offset is None:
             self.terminal_offset = event.start
 
     def _look_ahead(self) -> None:

@@ -219,3 +219,14 @@ def test_the_package_imports_without_its_heavy_libraries() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.999])
+def test_a_byte_changed_anywhere_is_refused_with_a_remedy(
+    artifact: bytes, signer: Signer, share: float
+) -> None:
+    changed = bytearray(artifact)
+    changed[int(share * (len(changed) - 1))] ^= 1
+    with pytest.raises(ArtifactError) as raised:
+        verify_kolm(bytes(changed), public_key=signer.public_key)
+    assert raised.value.remedy

@@ -522,3 +522,61 @@ def test_the_command_says_why_it_cannot_start(
 def test_a_table_that_is_no_json_is_refused_before_anything_starts() -> None:
     with pytest.raises(UsageError, match="what JSON cannot"):
         start_frontier(FrontierSettings(), {"text": object()})
+
+
+# --- answers of more than text ------------------------------------------------------------------
+
+PARTS: dict[str, Any] = {
+    "all": {
+        "$reply": {
+            "text": "Looking.",
+            "thinking": "First this.",
+            "calls": [{"name": "classify", "arguments": {"a": 1}}],
+        }
+    },
+    "never": {"$reply": {"refusal": "I will not."}},
+    "filtered": {"$reply": {"text": "half", "stop": "content_filter"}},
+}
+
+
+@pytest.fixture
+def parted() -> Iterator[RunningFrontier]:
+    with start_frontier(FrontierSettings(repeatable=True), PARTS) as running:
+        yield running
+
+
+def test_what_the_request_gives_no_room_for_is_left_out(parted: RunningFrontier) -> None:
+    asked: dict[str, Any] = {"model": CLAUDE, "max_tokens": 99, "messages": user("all")}
+    tools = [{"name": "classify", "input_schema": {"type": "object"}}]
+    thinking = {"type": "enabled", "budget_tokens": 1024}
+    with anthropic.Anthropic(base_url=parted.url, api_key="any") as client:
+        plain = client.messages.create(**asked)
+        full = client.messages.create(**asked, tools=tools, thinking=thinking)
+    assert [block.type for block in plain.content] == ["text"]
+    assert [block.type for block in full.content] == ["thinking", "text", "tool_use"]
+    assert (plain.stop_reason, full.stop_reason) == ("end_turn", "tool_use")
+
+
+def test_it_refuses_and_stops_as_each_provider_says_it(parted: RunningFrontier) -> None:
+    with openai.OpenAI(base_url=parted.openai_url, api_key="any") as client:
+        refused = client.chat.completions.create(model="gpt-4o", messages=user("never")).choices[0]
+        stopped = client.responses.create(model="gpt-4o", input="filtered")
+    assert (refused.message.content, refused.message.refusal) == (None, "I will not.")
+    assert stopped.incomplete_details is not None
+    assert (stopped.status, stopped.incomplete_details.reason) == ("incomplete", "content_filter")
+
+
+def test_two_repeatable_stand_ins_answer_the_same_bytes(parted: RunningFrontier) -> None:
+    def ask(url: str) -> list[bytes]:
+        body = {"model": "gpt-4o", "messages": user("all")}
+        with httpx.Client(base_url=url) as client:
+            made = client.post("/v1/files", files={"file": ("a.txt", b"abc")})
+            return [
+                made.content,
+                client.get(f"/v1/files/{made.json()['id']}/content").content,
+                client.post("/v1/chat/completions", json=body).content,
+                client.post("/v1/chat/completions", json={**body, "stream": True}).content,
+            ]
+
+    with start_frontier(FrontierSettings(repeatable=True), PARTS) as other:
+        assert ask(parted.url) == ask(other.url)

@@ -51,6 +51,12 @@ def test_a_good_student_passes() -> None:
     decision.raise_if_refused()
 
 
+def test_advice_that_two_conditions_share_is_given_once() -> None:
+    decision = decide(rows_with([0.0] * 190 + [1.0] * 10))
+    assert len(decision.failures) == 2
+    assert decision.remedy.count("more verified pairs") == 1
+
+
 def test_a_low_k_names_the_weakest_component() -> None:
     rows = [*rows_with([1.0] * 100), *rows_with([1.0] * 200, valid=False)]
     decision = decide(rows)

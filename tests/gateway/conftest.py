@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 import gzip
 import http.client
+import os
+import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,8 +21,10 @@ import orjson
 import pytest
 import uvicorn
 
-from apprentice_pipeline.config import Config, Home, Settings
+from apprentice_pipeline.config import Config
 from apprentice_pipeline.gateway.app import GatewayApp, create_app
+from apprentice_pipeline.gateway.listening import server_config
+from apprentice_pipeline.settings import Home, Settings
 from apprentice_pipeline.store.drain import drain
 from apprentice_pipeline.store.spool import Spool
 from apprentice_pipeline.store.workspace import Workspace
@@ -172,20 +178,20 @@ class Upstream:
 class Server:
     """An ASGI application behind uvicorn, in a thread."""
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, config: uvicorn.Config | None = None) -> None:
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
         self.port = self._socket.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        config = uvicorn.Config(
+        config = config or uvicorn.Config(
             app,
             lifespan="auto",
             log_config=None,
             log_level="critical",
             server_header=False,
             date_header=False,
-            timeout_graceful_shutdown=2,
         )
+        config.timeout_graceful_shutdown = 2
+        self.url = f"{'https' if config.is_ssl else 'http'}://127.0.0.1:{self.port}"
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(
             target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True
@@ -315,12 +321,19 @@ Start = Callable[..., Gateway]
 
 @pytest.fixture
 def start(tmp_path: Path, provider: Upstream) -> Iterator[Start]:
-    """`start(url=…, make_router=…, **sections)`: a gateway with these parts of a configuration."""
+    """`start(url=…, make_router=…, around=…, **sections)`: a gateway with these parts of a
+    configuration, behind the ASGI application that `around(app)` is.
+    """
     running: list[Gateway] = []
 
-    def make(url: str = "", make_router: Any = None, **sections: Any) -> Gateway:
+    def make(
+        url: str = "", make_router: Any = None, around: Any = None, **sections: Any
+    ) -> Gateway:
         base = url or provider.url
-        document = {"remote": {"endpoints": {"openai": base, "anthropic": base}}, **sections}
+        document = {
+            "remote": {"endpoints": {"openai": base, "anthropic": base, "gemini": base}},
+            **sections,
+        }
         settings = Settings(
             config=Config.model_validate(document),
             home=Home(tmp_path / f"home{len(running)}"),
@@ -333,7 +346,9 @@ def start(tmp_path: Path, provider: Upstream) -> Iterator[Start]:
         spool = Spool.open(workspace.home.spool, workspace.vault)
         router = (lambda: make_router(workspace, spool)) if make_router else None
         app = create_app(workspace, spool, router)
-        running.append(Gateway(workspace, spool, app, Server(app)))
+        served = around(app) if around else app
+        listening = server_config(served, settings.config.gateway, app.malformed)
+        running.append(Gateway(workspace, spool, app, Server(served, listening)))
         return running[-1]
 
     yield make
@@ -353,3 +368,81 @@ def gateway(start: Start) -> Gateway:
 def server_type() -> type[Server]:
     """`server_type(app)` starts an ASGI application in a thread."""
     return Server
+
+
+@dataclass
+class Command:
+    """`apprentice serve` in a process of its own."""
+
+    process: subprocess.Popen[bytes]
+    home: Path
+    log: Path
+    url: str = ""
+
+    def capture(self, provider: str = "openai") -> str:
+        return f"{self.url}/v1/capture/{provider}"
+
+    def said(self) -> str:
+        """Its standard error so far, its workers' too."""
+        return self.log.read_text()
+
+    def workers(self) -> list[int]:
+        """The workers' process ids, from the kernel."""
+        tasks = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        children = " ".join(task.read_text() for task in tasks).split()
+        commands = {int(pid): Path(f"/proc/{pid}/cmdline").read_text() for pid in children}
+        return [pid for pid, command in commands.items() if "gateway.worker" in command]
+
+    def wait_until_ready(self) -> None:
+        end = time.monotonic() + 90
+        while not (found := re.search(r"listening on (http\S+)", self.said())):
+            assert self.process.poll() is None, self.said()
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        self.url = found.group(1)
+
+    def stop(self) -> int:
+        if self.process.poll() is None:
+            self.process.terminate()
+        return self.process.wait(60)
+
+
+Serve = Callable[..., Command]
+
+
+@pytest.fixture
+def serve(tmp_path: Path, provider: Upstream) -> Iterator[Serve]:
+    """`serve(*options, environment=…, **sections)`: `apprentice serve` with this configuration."""
+    commands: list[Command] = []
+
+    def make(
+        *options: str,
+        environment: dict[str, str] | None = None,
+        ready: bool = True,
+        **sections: Any,
+    ) -> Command:
+        folder = tmp_path / f"served{len(commands)}"
+        folder.mkdir()
+        endpoints = dict.fromkeys(("openai", "anthropic"), provider.url)
+        document = {"remote": {"endpoints": endpoints}, **sections}
+        (folder / "apprentice.yaml").write_bytes(orjson.dumps(document))
+        named = {
+            "APPRENTICE_HOME": str(folder / "home"),
+            "APPRENTICE_CONFIG": str(folder / "apprentice.yaml"),
+        }
+        with open(folder / "stderr", "wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "apprentice_pipeline.cli", "serve", "--port", "0", *options],
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                cwd=folder,
+                env={**os.environ, **named, **(environment or {})},
+            )
+        commands.append(Command(process, folder / "home", folder / "stderr"))
+        if ready:
+            commands[-1].wait_until_ready()
+        return commands[-1]
+
+    yield make
+    for command in commands:
+        command.stop()

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from apprentice_pipeline.config import load_settings
 from apprentice_pipeline.errors import UsageError
 from apprentice_pipeline.gateway.server import serve
+from apprentice_pipeline.settings import load_settings
 from apprentice_pipeline.store.drain import drain
 from apprentice_pipeline.store.workspace import Workspace
 
@@ -26,7 +26,7 @@ CHAT = "/v1/chat/completions"
 ASK = {"model": "gpt-4o", "messages": [{"role": "user", "content": "ping"}]}
 SERVE = """
 import os, sys
-from apprentice_pipeline.config import load_settings
+from apprentice_pipeline.settings import load_settings
 from apprentice_pipeline.gateway.server import serve
 serve(load_settings(os.environ), "127.0.0.1", 0, int(sys.argv[1]))
 """

@@ -217,6 +217,27 @@ async def test_retry_after_is_respected() -> None:
     assert provider.at[1] - provider.at[0] >= 0.3
 
 
+async def test_googles_retry_info_is_respected() -> None:
+    waits: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        waits.append(seconds)
+
+    info = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "0.25s"}
+    error = {"code": 429, "status": "RESOURCE_EXHAUSTED", "details": [{"@type": "x"}, info]}
+    answered = {"candidates": [{"content": {"parts": [{"text": "ok"}]}, "finishReason": "STOP"}]}
+    replies = (answers(429, orjson.dumps({"error": error})), answers(200, orjson.dumps(answered)))
+    async with serving(*replies) as provider:
+        settings = config.Remote.model_validate(
+            {"provider": "gemini", "model": "m", "endpoints": {"gemini": provider.url}}
+        )
+        client = Remote(settings, lambda _: KEY, pause=pause)
+        assert (await client.ask(INPUT)).output == "ok"
+        await client.close()
+    assert waits == [0.25]
+    assert provider.asked[0][0] == "/v1beta/models/m:generateContent"
+
+
 async def test_retry_after_may_be_a_date() -> None:
     when = formatdate(time.time() + 1.5, usegmt=True)
     async with (

@@ -31,6 +31,10 @@ OVERRIDES = {"house-model": Price(input=Decimal(1), output=Decimal(2))}
         ("gpt-4o-mini-2024-07-18", "0.15"),
         ("gpt-5-2025-08-07", "1.25"),
         ("gpt-4-0613", "30"),
+        ("gemini-2.5-flash", "0.30"),
+        ("gemini-2.5-flash-lite", "0.10"),
+        ("gemini-2.5-flash-001", "0.30"),
+        ("gemini-2.5-pro", "1.25"),
     ],
 )
 def test_a_name_stands_for_its_dated_versions(model: str, input_usd: str) -> None:
@@ -40,7 +44,16 @@ def test_a_name_stands_for_its_dated_versions(model: str, input_usd: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "model", ["gpt-4o-audio-preview", "gpt-4o-minimal", "ft:gpt-4o:acme", "claude", "", "gpt-50"]
+    "model",
+    [
+        "gpt-4o-audio-preview",
+        "gpt-4o-minimal",
+        "ft:gpt-4o:acme",
+        "claude",
+        "",
+        "gpt-50",
+        "gemini-2.5",
+    ],
 )
 def test_a_name_that_merely_begins_alike_has_no_price(model: str) -> None:
     assert price_of(model) is None

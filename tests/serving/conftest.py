@@ -22,9 +22,10 @@ from apprentice_pipeline.artifact.kolm import (
     read_tokenizer,
     write_kolm,
 )
-from apprentice_pipeline.config import Config, Home, Local, Settings
+from apprentice_pipeline.config import Config, Local
 from apprentice_pipeline.distill.base_model import resolve_base
 from apprentice_pipeline.evaluate.kscore import EvalRow, ScoreInputs, k_score
+from apprentice_pipeline.settings import Home, Settings
 from apprentice_pipeline.store.state import ChampionRecord
 from apprentice_pipeline.store.workspace import Workspace
 

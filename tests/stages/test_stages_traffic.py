@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
-from apprentice_pipeline.config import load_settings
 from apprentice_pipeline.demo.frontier import FrontierSettings, RunningFrontier, start_frontier
 from apprentice_pipeline.errors import TrafficError, UsageError
-from apprentice_pipeline.stages import export, history, labelling, readiness, verification
+from apprentice_pipeline.settings import load_settings
+from apprentice_pipeline.stages import export, importing, labelling, readiness, verification
 from apprentice_pipeline.store.workspace import Workspace
 
 SAMPLES = Path(__file__).parents[2] / "data" / "support_requests.jsonl"
 
 
-def import_file(workspace: Any, file: Path, **changes: Any) -> history.Imported:
-    given = {"tenant": "default", "namespace": "tickets", "source": "jsonl", "skip_bad": False}
-    return history.import_file(workspace, file, **{**given, **changes})
+def import_file(workspace: Any, file: Path, **changes: Any) -> importing.Imported:
+    request = importing.Request(file, "default", "tickets")
+    return importing.import_file(workspace, replace(request, **changes))
 
 
 def rows(workspace: Any, **changes: Any) -> list[dict[str, Any]]:
@@ -42,11 +43,11 @@ def test_what_is_exported_can_be_imported_elsewhere_and_is_the_same(
     )
     file = tmp_path / "labels.jsonl"
     request = export.Request("default", "tickets")
-    assert export.write_file(workspace, request, file) == 25
+    assert export.write_file(workspace, request, file).rows == 25
     settings = load_settings({"APPRENTICE_HOME": str(tmp_path / "elsewhere")})
     other = Workspace.open(settings)
     try:
-        assert import_file(other, file).to_dict() == {"imported": 25, "known": 0, "skipped": 0}
+        assert import_file(other, file) == importing.Imported(imported=25)
         assert content(rows(other)) == content(rows(workspace))
         assert {row["model"] for row in rows(other)} == {"gpt-4o"}
         assert import_file(other, file).known == 25
@@ -70,8 +71,8 @@ def test_a_file_from_another_system_is_read_as_it_comes(workspace: Any, tmp_path
         b'{"prompt": "zwei \xe2\x82\xac", "completion": "2"}\r\n'
         b'{"prompt": "one", "completion": "1"}'
     )
-    assert import_file(workspace, file).to_dict() == {"imported": 2, "known": 1, "skipped": 0}
-    assert sorted(row["output"] for row in rows(workspace)) == ["1", "2"]
+    assert import_file(workspace, file) == importing.Imported(imported=3)
+    assert sorted(row["output"] for row in rows(workspace)) == ["1", "1", "2"]
 
 
 def test_openai_s_fine_tuning_files_are_understood(workspace: Any, tmp_path: Path) -> None:
@@ -103,7 +104,8 @@ def test_openai_s_fine_tuning_files_are_understood(workspace: Any, tmp_path: Pat
         b'{"input": {"messages": [{"content": "x"}]}, "output": "x"}',
         b'{"input": {"messages": [{"role": "user", "content": "x"}]}, "output": ""}',
         b'{"input": [1], "output": "x"}',
-        b'{"input": "x", "output": "x"}',
+        b'{"input": 7, "output": "x"}',
+        b'{"prompt": "x"}',
         b'{"input": {"messages": [{"role": "user"}], "parameters": 7}, "output": "x"}',
         b"\xff\xfe",
         b'{"messages": 7}',
@@ -198,6 +200,26 @@ def test_resamples_agree_with_the_answers_the_teacher_would_give_again(
         assert confident == [1.0] * 10
     finally:
         workspace.close()
+
+
+def test_a_resample_that_a_limit_cuts_is_paid_for_and_no_disagreement(
+    home: Any, captured: Callable[..., Any]
+) -> None:
+    """The frontier cuts every answer (`finish_reason: length`)."""
+    cut = {"$reply": {"text": "{", "stop": "length"}}
+    asked = [json.loads(line)["text"] for line in SAMPLES.read_text().splitlines()[:20]]
+    with start_frontier(FrontierSettings(), dict.fromkeys(asked, cut)) as running:
+        workspace = asking(home, running.url)
+        try:
+            captured(workspace, 4)
+            for day, _ in readiness.of_stream(workspace, "default", "tickets").unverified_days:
+                found = verification.verify_pending(workspace, "default", "tickets", day)
+            # The first pair holds the canary: the frontier's answer to it is whole, and another.
+            assert (found.summary.verified, found.summary.resampled) == (3, 1)
+            assert found.summary.failed_resamples == 6
+            assert workspace.state.lifetime_spending("default", "tickets")["resample"][1] == 8
+        finally:
+            workspace.close()
 
 
 def test_an_exhausted_budget_leaves_pairs_verified_by_structure_alone(

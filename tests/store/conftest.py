@@ -19,8 +19,8 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
-from apprentice_pipeline.config import load_settings
 from apprentice_pipeline.records import Exchange, Usage, new_pair_id
+from apprentice_pipeline.settings import load_settings
 from apprentice_pipeline.store.lake import Lake
 from apprentice_pipeline.store.rows import record_rows
 from apprentice_pipeline.store.state import State

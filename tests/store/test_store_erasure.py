@@ -13,8 +13,9 @@ from apprentice_pipeline.records import Exchange, Feedback
 from apprentice_pipeline.store.drain import drain, waiting_rows
 from apprentice_pipeline.store.erasure import erase
 from apprentice_pipeline.store.pairs import pair_counts, pairs
-from apprentice_pipeline.store.spool import KEY_REFRESH_S, Spool
+from apprentice_pipeline.store.spool import Spool
 from apprentice_pipeline.store.spool_file import Lock
+from apprentice_pipeline.store.spool_writer import KEY_REFRESH_S
 from apprentice_pipeline.store.workspace import Workspace
 
 Make = Callable[..., Exchange]
@@ -91,7 +92,7 @@ def test_a_tenant_is_erased_with_its_keys(
     workspace.state.put_provider_key("acme", "openai", b"sealed")
     assert erase(workspace, "acme", now_us=7).rows == 1
     assert workspace.lake.tenants() == ["umbrella"]
-    assert workspace.state.wrapped_keys("acme") == {}
+    assert workspace.state.data_keys.wrapped_keys("acme") == {}
     assert workspace.state.provider_key("acme", "openai") is None
     with pytest.raises(KeyMissing):
         workspace.vault.open(sealed, tenant="acme", namespace="tickets", pair_id="p", field="input")

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from apprentice_pipeline.errors import StorageFull, StoreError
 from apprentice_pipeline.records import Exchange, verdicts_schema
-from apprentice_pipeline.store.lake import Lake
+from apprentice_pipeline.store import delta
+from apprentice_pipeline.store.lake import PARTITIONS, Lake
 from apprentice_pipeline.store.rows import record_rows, schema_of
 from apprentice_pipeline.store.sealing import TABLES
 from apprentice_pipeline.vault import Vault
@@ -299,3 +300,21 @@ def test_a_full_disk_is_told_from_other_failures(
         fill()
     assert isinstance(raised.value, StorageFull) or "full" in str(small_disk)
     assert raised.value.remedy
+
+
+@pytest.mark.parametrize("name", ["lake", "a lake"])
+def test_a_lake_from_before_a_column_was_added_is_read_and_appended_to(
+    tmp_path: Path, captures: Callable[..., pa.Table], name: str
+) -> None:
+    """Its rows have null there; nothing is rewritten."""
+    folder = tmp_path / name
+    before = captures(0, 1).drop_columns(["ending"])
+    delta.append(f"{folder}/acme/captures", before, options={}, partition_by=PARTITIONS)
+    lake = Lake(str(folder))
+    assert lake.scan("acme", "captures").collect().height == 2
+    lake.append("acme", "captures", captures(2, 3, 4))
+    said = ["whole"] * 3 + [None] * 2
+    found = lake.scan("acme", "captures").collect()["ending"].to_list()
+    assert sorted(found, key=lambda ending: ending is None) == said
+    rows = lake.sql("acme", "select count(*) as n, count(ending) as said from captures")
+    assert rows == [{"n": 5, "said": 3}]

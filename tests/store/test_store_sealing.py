@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apprentice_pipeline.errors import CannotOpen, KeyMissing, StoreError
+from apprentice_pipeline.errors import CannotOpen, KeyMissing, StoreError, Unstorable
 from apprentice_pipeline.records import ComparisonRow, Exchange, Feedback, Verdict
 from apprentice_pipeline.store.rows import arrow_rows, fitting, record_rows, schema_of
 from apprentice_pipeline.store.sealing import (
+    MOST_LEVELS,
     TABLES,
     canonical,
     dedup_bytes,
@@ -37,6 +38,22 @@ json_values = st.recursive(
 @given(json_values)
 def test_any_json_value_comes_back_equal(value: Any) -> None:
     assert parse(canonical(value)) == value
+
+
+def nested(levels: int, inmost: Any) -> Any:
+    """Lists and objects in turn around a value."""
+    for level in range(levels):
+        inmost = [inmost] if level % 2 else {"a": 1, "in": inmost}
+    return inmost
+
+
+@pytest.mark.parametrize("inmost", ["text", 10**30, "\ud800"], ids=["plain", "huge", "lone"])
+def test_content_may_have_so_many_levels_and_no_more(inmost: Any) -> None:
+    deepest = nested(MOST_LEVELS, inmost)
+    assert parse(canonical(deepest)) == deepest
+    for levels in (MOST_LEVELS + 1, 400, 990, 1_010, 1_023):
+        with pytest.raises(Unstorable):
+            canonical(nested(levels, inmost))
 
 
 @given(st.dictionaries(st.text(st.characters(codec="utf-8")), st.integers(0, 9), max_size=6))

@@ -17,7 +17,8 @@ from apprentice_pipeline.errors import StorageFull, StoreError
 from apprentice_pipeline.records import ComparisonRow, Exchange, Feedback
 from apprentice_pipeline.store.drain import drain, waiting_rows
 from apprentice_pipeline.store.lake import Lake
-from apprentice_pipeline.store.spool import MAX_PENDING_ROWS, Spool
+from apprentice_pipeline.store.spool import Spool
+from apprentice_pipeline.store.spool_writer import MAX_PENDING_ROWS
 from apprentice_pipeline.vault import Vault
 
 
@@ -178,7 +179,7 @@ async def test_a_damaged_file_is_set_aside_and_capture_goes_on(
 ) -> None:
     first = spool.spool_id
     folder = tmp_path / "spool"
-    spool._shut()  # what an I/O error leads to
+    spool._file_writer.close()  # what an I/O error leads to
     (folder / f"{first}.db").write_bytes(b"\x99" * 8_192)
     await spool.commit(exchange(), tenant="acme")
     assert spool.damaged == 1
@@ -191,7 +192,6 @@ async def test_a_removed_file_is_replaced_under_a_new_id(
     spool: Spool, tmp_path: Path, exchange: Callable[..., Exchange]
 ) -> None:
     """Under the old id its rows would have numbers that the lake passes over."""
-    spool._shut()
     (tmp_path / "spool" / f"{spool.spool_id}.db").unlink()
     first = spool.spool_id
     await spool.commit(exchange(), tenant="acme")

@@ -77,12 +77,74 @@ def test_sealed_provider_keys_are_kept_and_replaced(state: State) -> None:
 
 def test_the_vault_keeps_its_data_keys_here(state: State) -> None:
     place = {"tenant": "acme", "namespace": "tickets", "pair_id": "p", "field": "input"}
-    sealed = Vault(bytes(32), state).seal(b"content", **place)
-    assert Vault(bytes(32), state).open(sealed, **place) == b"content"
-    state.add_wrapped_key("acme", 1, b"a later writer")
-    assert Vault(bytes(32), state).open(sealed, **place) == b"content"
-    state.delete_wrapped_keys("acme")
-    assert state.wrapped_keys("acme") == {}
+    keys = state.data_keys
+    sealed = Vault(bytes(32), keys).seal(b"content", **place)
+    assert Vault(bytes(32), keys).open(sealed, **place) == b"content"
+    keys.add_wrapped_key("acme", 1, b"a later writer", mark=str(keys.mark()))
+    assert Vault(bytes(32), keys).open(sealed, **place) == b"content"
+    keys.delete_wrapped_keys("acme")
+    assert keys.wrapped_keys("acme") == {}
+
+
+def test_an_expired_key_is_found_no_more(state: State) -> None:
+    created = state.create_key(
+        tenant="acme", namespace=None, role="tenant", now_us=5, expires_at_us=20
+    )
+    assert state.find_key(created.key, at_us=19) is not None
+    assert state.find_key(created.key, at_us=20) is None
+    assert not state.revoke_key(created.id, 21)
+
+
+def test_a_rotated_key_has_the_same_rights_and_the_old_one_ends_after_its_grace(
+    state: State,
+) -> None:
+    old = state.create_key(
+        tenant="acme", namespace="tickets", role="capture", provider="openai", now_us=5
+    )
+    new = state.rotate_key(old.id, grace_us=10, now_us=100)
+    assert new is not None
+    assert new.key != old.key
+    found = state.find_key(new.key, at_us=10_000)
+    assert found is not None
+    assert (found.tenant, found.namespace, found.role) == ("acme", "tickets", "capture")
+    assert (found.provider, found.revoked_at_us) == ("openai", None)
+    assert state.find_key(old.key, at_us=109) is not None
+    assert state.find_key(old.key, at_us=110) is None
+    assert state.rotate_key(old.id, now_us=110) is None
+    assert state.rotate_key("key_unknown", now_us=110) is None
+
+
+def test_rotation_neither_prolongs_a_key_nor_makes_it_last_for_good(state: State) -> None:
+    old = state.create_key(
+        tenant="acme", namespace=None, role="tenant", now_us=0, expires_at_us=100
+    )
+    new = state.rotate_key(old.id, grace_us=1_000, now_us=60)
+    assert new is not None
+    ends = {key.id: key.revoked_at_us for key in state.list_keys()}
+    assert ends == {old.id: 100, new.id: 160}
+
+
+def test_a_key_in_its_grace_can_be_revoked_at_once(state: State) -> None:
+    old = state.create_key(tenant="acme", namespace=None, role="tenant", now_us=0)
+    state.rotate_key(old.id, grace_us=1_000, now_us=10)
+    assert state.revoke_key(old.id, 20)
+    assert state.find_key(old.key, at_us=20) is None
+
+
+def test_deleted_wrapped_keys_leave_no_byte_in_the_files(tmp_path: Path) -> None:
+    """Who has the master key and the disk must not bring an erased tenant back."""
+    state = State.open(f"sqlite:///{tmp_path / 'state.db'}")
+    keys, place = state.data_keys, {"namespace": "n", "pair_id": "p", "field": "input"}
+    vault = Vault(bytes(32), keys)
+    for number in range(20):
+        vault.seal(b"content", tenant=f"tenant{number}", **place)
+    (wrapped,) = keys.wrapped_keys("tenant7").values()
+    found = [file for file in tmp_path.iterdir() if wrapped in file.read_bytes()]
+    assert found
+    keys.delete_wrapped_keys("tenant7")
+    for file in tmp_path.iterdir():
+        assert wrapped not in file.read_bytes(), file.name
+    state.close()
 
 
 def test_the_champion_is_set_replaced_and_withdrawn(state: State) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from apprentice_pipeline.config import load_settings
 from apprentice_pipeline.errors import KeyMissing, StoreError
+from apprentice_pipeline.settings import load_settings
 from apprentice_pipeline.store.workspace import Workspace
 
 
@@ -37,7 +37,7 @@ def test_what_was_sealed_opens_in_the_next_process(tmp_path: Path) -> None:
 
 OPEN = """
 import sys
-from apprentice_pipeline.config import load_settings
+from apprentice_pipeline.settings import load_settings
 from apprentice_pipeline.store.workspace import Workspace
 
 workspace = Workspace.open(load_settings({"APPRENTICE_HOME": sys.argv[1]}))

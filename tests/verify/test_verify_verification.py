@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from apprentice_pipeline.config import Verify
 from apprentice_pipeline.errors import BudgetExhausted, ConfigError, RemoteError
-from apprentice_pipeline.records import Answer, Pair, Verdict
+from apprentice_pipeline.records import CUT, REFUSED, Answer, Pair, Verdict
 from apprentice_pipeline.verify.evaluators import ExactMatch, Plugged
 from apprentice_pipeline.verify.verification import is_drawn, summarize, verify, wilson
 
@@ -63,6 +63,44 @@ async def test_an_answer_record_counts_by_its_output(make_pair: MakePair) -> Non
 
     [verdict] = await run([make_pair("yes")], ask)
     assert verdict.verdict == "verified"
+
+
+def answered(output: Any, ending: str) -> Answer:
+    return Answer(output, model="m", served_by="remote", latency_us=1, ending=ending)
+
+
+async def test_a_cut_resample_is_a_failed_one_and_no_disagreement(make_pair: MakePair) -> None:
+    answers = iter([answered("ye", CUT), "yes", "yes"])
+
+    async def ask(pair: Pair) -> Any:
+        return next(answers)
+
+    verdicts = await run([make_pair("yes")], ask)
+    assert (verdicts[0].verdict, verdicts[0].confidence, verdicts[0].resamples) == (
+        "verified",
+        1.0,
+        2,
+    )
+    assert summarize(verdicts).failed_resamples == 1
+
+
+async def test_when_every_resample_is_cut_structure_alone_verifies(make_pair: MakePair) -> None:
+    """Even one that begins as the captured answer does: what it would have become is not known."""
+
+    async def ask(pair: Pair) -> Any:
+        return answered(pair.output, CUT)
+
+    verdicts = await run([make_pair("yes")], ask)
+    assert (verdicts[0].verdict, verdicts[0].confidence) == ("verified", None)
+    assert summarize(verdicts).failed_resamples == 3
+
+
+async def test_a_refusal_is_another_answer(make_pair: MakePair) -> None:
+    async def ask(pair: Pair) -> Any:
+        return answered("I will not help with that.", REFUSED)
+
+    [verdict] = await run([make_pair("yes")], ask)
+    assert (verdict.verdict, verdict.confidence, verdict.resamples) == ("quarantined", 0.0, 3)
 
 
 async def test_a_fault_quarantines_without_asking(make_pair: MakePair) -> None:

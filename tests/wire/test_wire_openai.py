@@ -6,9 +6,11 @@ from typing import Any
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from apprentice_pipeline.errors import WireError
-from apprentice_pipeline.wire import openai
+from apprentice_pipeline.wire import openai, openai_chat
 
 CHAT, RESPONSES = "chat.completions", "responses"
 
@@ -196,3 +198,34 @@ def test_errors_have_openais_shape() -> None:
     error = orjson.loads(openai.write_error(401, "no key"))["error"]
     assert error["type"] == "authentication_error"
     assert error["code"] == "invalid_api_key"
+
+
+@given(
+    content=st.none() | st.text(max_size=8) | st.just([{"type": "text", "text": "x"}]),
+    refusal=st.none() | st.just("") | st.just("no"),
+    reason=st.sampled_from([None, "", "stop", "length", "tool_calls"]),
+    usage=st.none() | st.just({"prompt_tokens": 3, "completion_tokens": 1}),
+    more=st.dictionaries(st.sampled_from(["tool_calls", "annotations", "audio"]), st.none()),
+    index=st.sampled_from([None, 0, 1]),
+    choices=st.integers(0, 2),
+)
+def test_the_quick_reading_of_an_answer_is_the_assemblys(
+    content: Any,
+    refusal: str | None,
+    reason: str | None,
+    usage: Any,
+    more: dict[str, Any],
+    index: int | None,
+    choices: int,
+) -> None:
+    message = {"role": "assistant", "content": content, "refusal": refusal, **more}
+    choice = {"index": index, "message": message, "finish_reason": reason}
+    document = {"model": "m", "choices": [choice] * choices, "usage": usage}
+    assembly = openai_chat.ChatAssembly()
+    assembly.take(document, "message")
+    expected = assembly.response()
+    if expected is None:
+        with pytest.raises(WireError):
+            openai_chat.read_document(document)
+    else:
+        assert openai_chat.read_document(document) == expected

@@ -21,6 +21,8 @@ MODELS = ("gpt-4o", "gpt-4o-mini", "claude-sonnet-4-5-20250929", "claude-haiku-4
 _SHARES = ("error_share", "overload_share", "cut_share", "uncertain_share")
 _DURATIONS = ("latency_ms", "jitter_ms", "chunk_delay_ms")
 _LABEL_LIMIT = 4096
+PARTS = "$reply"
+"""The one key of a table answer that is more than text (see `Parts`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,8 @@ class FrontierSettings:
     require_key: the only API key accepted; None accepts any, or none.
     cache_min_tokens: a prompt prefix of at least so many tokens counts as cached when it comes
         again (Anthropic: only where the request marks `cache_control`).
+    repeatable: ids count from zero and every time is the same, so that two stand-ins that are
+        asked the same in the same order answer the same bytes.
 
     Raises: UsageError on a share outside [0, 1] or a negative duration or limit.
     """
@@ -59,6 +63,7 @@ class FrontierSettings:
     fallback_text: str | None = '{"answer":"I cannot tell"}'
     require_key: str | None = field(default=None, repr=False)
     cache_min_tokens: int = 1024
+    repeatable: bool = False
 
     def __post_init__(self) -> None:
         faults = [f"{n} must be in [0, 1]" for n in _SHARES if not 0 <= getattr(self, n) <= 1]
@@ -86,7 +91,27 @@ def estimate_tokens(text: str) -> int:
 
 def answer_text(answer: Any) -> str:
     """An answer as the frontier words it: a string as it is, anything else as compact JSON."""
+    if isinstance(answer, dict) and PARTS in answer:
+        answer = answer[PARTS].get("text", "")
     return answer if isinstance(answer, str) else orjson.dumps(answer).decode()
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What an answer has beside its text, as a table writes it under `$reply`.
+
+    `thinking` is given where the request asks the model to think, `calls` (name and arguments as
+    JSON text) where it offers tools; `refusal` replaces the text, `stop` the provider's own word
+    for how the answer ended.
+    """
+
+    thinking: str = ""
+    refusal: str = ""
+    calls: tuple[tuple[str, str], ...] = ()
+    stop: str = ""
+
+
+TEXT_ALONE = Parts()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +121,7 @@ class Drawn:
     text: str
     known: bool
     resample: bool
+    parts: Parts = TEXT_ALONE
 
 
 class Answers:
@@ -103,6 +129,11 @@ class Answers:
 
     def __init__(self, settings: FrontierSettings, table: Mapping[str, Any]) -> None:
         self._settings = settings
+        self._parts = {
+            fold(text): _parts(answer[PARTS])
+            for text, answer in table.items()
+            if isinstance(answer, dict) and PARTS in answer
+        }
         self._table = {fold(text): answer_text(answer) for text, answer in table.items()}
         labels = sorted(set(self._table.values()))
         random.Random(settings.seed).shuffle(labels)
@@ -123,6 +154,8 @@ class Answers:
         if right is None:
             fallback = self._settings.fallback_text
             return Drawn(text if fallback is None else fallback, known=False, resample=False)
+        if (parts := self._parts.get(key)) is not None:
+            return Drawn(right, known=True, resample=False, parts=parts)
         return self._sample(key, right)
 
     def _within(self, text: str) -> tuple[str, str | None]:
@@ -151,3 +184,15 @@ class Answers:
         step = (int.from_bytes(digest[8:16], "big") + turn) % others
         place = (self._places.get(right, 0) + 1 + step) % len(self._labels)
         return Drawn(self._labels[place], known=True, resample=True)
+
+
+def _parts(given: Mapping[str, Any]) -> Parts:
+    calls = [
+        (call["name"], orjson.dumps(call["arguments"]).decode()) for call in given.get("calls", ())
+    ]
+    return Parts(
+        thinking=given.get("thinking", ""),
+        refusal=given.get("refusal", ""),
+        calls=tuple(calls),
+        stop=given.get("stop", ""),
+    )

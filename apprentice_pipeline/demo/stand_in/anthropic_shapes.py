@@ -5,6 +5,7 @@ Formats only. Written from the provider's public reference; checked by its own S
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterator
 from typing import Any
 
@@ -51,29 +52,42 @@ def write_count(input_tokens: int) -> bytes:
 
 def write_message(reply: Reply) -> bytes:
     """A whole message."""
-    block = _block(reply)
-    if reply.tool:
-        block["input"] = _arguments(reply.texts[0])
-    else:
-        block["text"] = reply.texts[0]
     message = _message(reply, reply.output_tokens)
-    return orjson.dumps({**message, "content": [block], "stop_reason": _stop(reply)})
+    return orjson.dumps({**message, "content": _blocks(reply), "stop_reason": _stop(reply)})
 
 
 def message_events(reply: Reply, chunk_chars: int) -> Iterator[bytes]:
     """A streamed message, `message_stop` last."""
     yield _event("message_start", {"message": _message(reply, 1)})
-    yield _event("content_block_start", {"index": 0, "content_block": _block(reply)})
-    yield _event("ping", {})
-    kind, name = ("input_json_delta", "partial_json") if reply.tool else ("text_delta", "text")
-    text = orjson.dumps(_arguments(reply.texts[0])).decode() if reply.tool else reply.texts[0]
-    for piece in pieces(text, chunk_chars):
-        yield _event("content_block_delta", {"index": 0, "delta": {"type": kind, name: piece}})
-    yield _event("content_block_stop", {"index": 0})
+    for index, block in enumerate(_blocks(reply)):
+        yield _event("content_block_start", {"index": index, "content_block": _begun(block)})
+        if index == 0:
+            yield _event("ping", {})
+        for delta in _deltas(block, chunk_chars):
+            yield _event("content_block_delta", {"index": index, "delta": delta})
+        yield _event("content_block_stop", {"index": index})
     delta = {"stop_reason": _stop(reply), "stop_sequence": None}
     usage = {"output_tokens": reply.output_tokens}
     yield _event("message_delta", {"delta": delta, "usage": usage})
     yield _event("message_stop", {})
+
+
+def _begun(block: dict[str, Any]) -> dict[str, Any]:
+    """A block as a stream opens it: empty."""
+    empty: dict[str, Any] = {"text": "", "thinking": "", "signature": "", "input": {}}
+    return {name: empty.get(name, value) for name, value in block.items()}
+
+
+def _deltas(block: dict[str, Any], chunk_chars: int) -> Iterator[dict[str, Any]]:
+    if block["type"] == "tool_use":
+        for piece in pieces(orjson.dumps(block["input"]).decode(), chunk_chars):
+            yield {"type": "input_json_delta", "partial_json": piece}
+        return
+    kind = block["type"]
+    for piece in pieces(block[kind], chunk_chars):
+        yield {"type": f"{kind}_delta", kind: piece}
+    if kind == "thinking":
+        yield {"type": "signature_delta", "signature": block["signature"]}
 
 
 def _event(kind: str, fields: dict[str, Any]) -> bytes:
@@ -100,10 +114,20 @@ def _message(reply: Reply, output_tokens: int) -> dict[str, Any]:
     }
 
 
-def _block(reply: Reply) -> dict[str, Any]:
-    if reply.tool:
-        return {"type": "tool_use", "id": f"toolu_{reply.id}", "name": reply.tool, "input": {}}
-    return {"type": "text", "text": ""}
+def _blocks(reply: Reply) -> list[dict[str, Any]]:
+    """Thought, what was said (or the refusal, which is text here), the tool calls."""
+    blocks: list[dict[str, Any]] = []
+    if reply.thinking:
+        signature = b64encode(reply.thinking.encode()).decode()
+        blocks.append({"type": "thinking", "thinking": reply.thinking, "signature": signature})
+    text, calls = reply.refusal or reply.said(), reply.calls()
+    if text or not calls:
+        blocks.append({"type": "text", "text": text})
+    for at, (name, arguments) in enumerate(calls):
+        identity = f"toolu_{reply.id}{at}"
+        use = {"type": "tool_use", "id": identity, "name": name, "input": _arguments(arguments)}
+        blocks.append(use)
+    return blocks
 
 
 def _arguments(text: str) -> dict[str, Any]:
@@ -118,4 +142,6 @@ def _arguments(text: str) -> dict[str, Any]:
 def _stop(reply: Reply) -> str:
     if reply.cut[0]:
         return "max_tokens"
-    return "tool_use" if reply.tool else "end_turn"
+    if reply.refusal or reply.parts.stop:
+        return reply.parts.stop or "refusal"
+    return "tool_use" if reply.calls() else "end_turn"

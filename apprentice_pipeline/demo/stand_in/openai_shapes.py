@@ -51,8 +51,8 @@ def write_chat(reply: Reply) -> bytes:
 def chat_events(reply: Reply, chunk_chars: int) -> Iterator[bytes]:
     """A streamed chat completion, event by event, `[DONE]` last."""
     head = _chat_head(reply, "chat.completion.chunk")
-    for index, text in enumerate(reply.texts):
-        for delta, logprobs in _deltas(reply, index, text, chunk_chars):
+    for index in range(len(reply.texts)):
+        for delta, logprobs in _deltas(reply, index, chunk_chars):
             yield _chunk(reply, head, [_delta(index, delta, None, logprobs)])
         yield _chunk(reply, head, [_delta(index, {}, _finish(reply, index), None)])
     if reply.include_usage:
@@ -72,10 +72,15 @@ def _chat_head(reply: Reply, kind: str) -> dict[str, Any]:
 
 
 def _choice(reply: Reply, index: int) -> dict[str, Any]:
-    text = reply.texts[index]
-    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
-    if reply.tool:
-        message |= {"content": None, "tool_calls": [_tool_call(reply, index, text)]}
+    text, calls = reply.said(index), reply.calls(index)
+    nothing_said = not text and (calls or reply.refusal)
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": None if nothing_said else text,
+        "refusal": reply.refusal or None,
+    }
+    if calls:
+        message["tool_calls"] = [_tool_call(reply, index, at) for at in range(len(calls))]
     logprobs = _logprobs([text]) if reply.logprobs else None
     return {
         "index": index,
@@ -85,15 +90,18 @@ def _choice(reply: Reply, index: int) -> dict[str, Any]:
     }
 
 
-def _tool_call(reply: Reply, index: int, arguments: str) -> dict[str, Any]:
-    function = {"name": reply.tool, "arguments": arguments}
-    return {"id": f"call_{reply.id}{index}", "type": "function", "function": function}
+def _tool_call(reply: Reply, index: int, at: int) -> dict[str, Any]:
+    name, arguments = reply.calls(index)[at]
+    function = {"name": name, "arguments": arguments}
+    return {"id": f"call_{reply.id}{index}{at}", "type": "function", "function": function}
 
 
 def _finish(reply: Reply, index: int) -> str:
     if reply.cut[index]:
         return "length"
-    return "tool_calls" if reply.tool else "stop"
+    if reply.parts.stop:
+        return reply.parts.stop
+    return "tool_calls" if reply.calls(index) else "stop"
 
 
 def _logprobs(tokens: list[str]) -> dict[str, Any]:
@@ -105,17 +113,25 @@ def _logprobs(tokens: list[str]) -> dict[str, Any]:
 
 
 def _deltas(
-    reply: Reply, index: int, text: str, chunk_chars: int
+    reply: Reply, index: int, chunk_chars: int
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any] | None]]:
-    if reply.tool:
-        opening = {"index": 0, **_tool_call(reply, index, "")}
-        yield {"role": "assistant", "content": None, "tool_calls": [opening]}, None
-        for piece in pieces(text, chunk_chars):
-            yield {"tool_calls": [{"index": 0, "function": {"arguments": piece}}]}, None
-        return
-    yield {"role": "assistant", "content": "", "refusal": None}, None
-    for piece in pieces(text, chunk_chars):
+    text, calls = reply.said(index), reply.calls(index)
+    opened: dict[str, Any] = {"role": "assistant", "content": None if reply.tool else ""}
+    yield {**opened, "refusal": None}, None
+    for piece in pieces(text, chunk_chars) if text or not (calls or reply.refusal) else ():
         yield {"content": piece}, _logprobs([piece]) if reply.logprobs else None
+    for piece in pieces(reply.refusal, chunk_chars) if reply.refusal else ():
+        yield {"refusal": piece}, None
+    for at, (_, arguments) in enumerate(calls):
+        yield {"tool_calls": [_opened_call(reply, index, at)]}, None
+        for piece in pieces(arguments, chunk_chars):
+            yield {"tool_calls": [{"index": at, "function": {"arguments": piece}}]}, None
+
+
+def _opened_call(reply: Reply, index: int, at: int) -> dict[str, Any]:
+    """A tool call as a stream begins it: without its arguments."""
+    call = {"index": at, **_tool_call(reply, index, at)}
+    return {**call, "function": {**call["function"], "arguments": ""}}
 
 
 def _delta(
@@ -167,75 +183,103 @@ def _response_steps(reply: Reply, chunk_chars: int) -> Iterator[tuple[str, dict[
     opened = _response(reply, "in_progress")
     yield "response.created", {"response": opened}
     yield "response.in_progress", {"response": opened}
-    item = _item(reply, "in_progress")
-    yield "response.output_item.added", {"output_index": 0, "item": item}
-    yield from _item_steps(reply, chunk_chars)
-    done = _item(reply, _status(reply))
-    yield "response.output_item.done", {"output_index": 0, "item": done}
+    for index, item in enumerate(_items(reply)):
+        yield "response.output_item.added", {"output_index": index, "item": _begun(item)}
+        yield from _item_steps(item, index, chunk_chars)
+        yield "response.output_item.done", {"output_index": index, "item": item}
     yield f"response.{_status(reply)}", {"response": _response(reply, "completed")}
 
 
-def _item_steps(reply: Reply, chunk_chars: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    text = reply.texts[0]
-    if reply.tool:
-        place: dict[str, Any] = {"item_id": f"fc_{reply.id}", "output_index": 0}
-        kind = "response.function_call_arguments"
+def _begun(item: dict[str, Any]) -> dict[str, Any]:
+    """An output item as a stream opens it: empty."""
+    empty: dict[str, Any] = {"arguments": ""} if "arguments" in item else {"content": []}
+    return {**item, **({"summary": []} if item["type"] == "reasoning" else empty), **_UNDER_WAY}
+
+
+_UNDER_WAY = {"status": "in_progress"}
+
+
+def _item_steps(
+    item: dict[str, Any], index: int, chunk_chars: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    place: dict[str, Any] = {"item_id": item["id"], "output_index": index}
+    if item["type"] == "function_call":
+        kind, text = "response.function_call_arguments", item["arguments"]
         for piece in pieces(text, chunk_chars):
             yield f"{kind}.delta", {**place, "delta": piece}
-        yield f"{kind}.done", {**place, "name": reply.tool, "arguments": text}
-        return
-    place = {"item_id": f"msg_{reply.id}", "output_index": 0, "content_index": 0}
-    yield "response.content_part.added", {**place, "part": _part("")}
-    for piece in pieces(text, chunk_chars):
-        yield "response.output_text.delta", {**place, "delta": piece, "logprobs": []}
-    yield "response.output_text.done", {**place, "text": text, "logprobs": []}
-    yield "response.content_part.done", {**place, "part": _part(text)}
+        yield f"{kind}.done", {**place, "name": item["name"], "arguments": text}
+    elif item["type"] == "message":
+        yield from _part_steps(item["content"][0], {**place, "content_index": 0}, chunk_chars)
+
+
+def _part_steps(
+    part: dict[str, Any], place: dict[str, Any], chunk_chars: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    field = "text" if part["type"] == "output_text" else "refusal"
+    extra: dict[str, Any] = {"logprobs": []} if field == "text" else {}
+    yield "response.content_part.added", {**place, "part": {**part, field: ""}}
+    for piece in pieces(part[field], chunk_chars):
+        yield f"response.{part['type']}.delta", {**place, "delta": piece, **extra}
+    yield f"response.{part['type']}.done", {**place, field: part[field], **extra}
+    yield "response.content_part.done", {**place, "part": part}
 
 
 def _status(reply: Reply) -> str:
-    return "incomplete" if reply.cut[0] else "completed"
+    return "incomplete" if reply.cut[0] or reply.parts.stop else "completed"
 
 
-def _part(text: str) -> dict[str, Any]:
+def _items(reply: Reply) -> list[dict[str, Any]]:
+    """Reasoning, what was said (or the refusal), the function calls: what there is of them."""
+    items: list[dict[str, Any]] = []
+    if reply.thinking:
+        summary = [{"type": "summary_text", "text": reply.thinking}]
+        items.append({"id": f"rs_{reply.id}", "type": "reasoning", "summary": summary})
+    text, calls = reply.said(), reply.calls()
+    if text or not calls:
+        items.append(
+            {
+                "type": "message",
+                "id": f"msg_{reply.id}",
+                "role": "assistant",
+                "status": _status(reply),
+                "content": [_part(reply, text)],
+            }
+        )
+    for at, (name, arguments) in enumerate(calls):
+        items.append(
+            {
+                "type": "function_call",
+                "id": f"fc_{reply.id}{at}",
+                "call_id": f"call_{reply.id}{at}",
+                "name": name,
+                "arguments": arguments,
+                "status": _status(reply),
+            }
+        )
+    return items
+
+
+def _part(reply: Reply, text: str) -> dict[str, Any]:
+    if reply.refusal:
+        return {"type": "refusal", "refusal": reply.refusal}
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
-
-
-def _item(reply: Reply, status: str) -> dict[str, Any]:
-    finished = status != "in_progress"
-    text = reply.texts[0] if finished else ""
-    if reply.tool:
-        return {
-            "type": "function_call",
-            "id": f"fc_{reply.id}",
-            "call_id": f"call_{reply.id}",
-            "name": reply.tool,
-            "arguments": text,
-            "status": status,
-        }
-    return {
-        "type": "message",
-        "id": f"msg_{reply.id}",
-        "role": "assistant",
-        "status": status,
-        "content": [_part(text)] if finished else [],
-    }
 
 
 def _response(reply: Reply, stage: str) -> dict[str, Any]:
     finished = stage == "completed"
     status = _status(reply) if finished else stage
-    cut = finished and reply.cut[0]
+    reason = reply.parts.stop or ("max_output_tokens" if reply.cut[0] else "")
     return {
         "id": f"resp_{reply.id}",
         "object": "response",
         "created_at": reply.created_s,
         "status": status,
         "error": None,
-        "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
+        "incomplete_details": {"reason": reason} if finished and reason else None,
         "instructions": None,
         "metadata": {},
         "model": reply.model,
-        "output": [_item(reply, status)] if finished else [],
+        "output": _items(reply) if finished else [],
         "parallel_tool_calls": True,
         "temperature": 1.0,
         "tool_choice": "auto",

@@ -33,6 +33,8 @@ class Call:
     logprobs: bool = False
     include_usage: bool = False
     cache_marked: bool = False
+    thinks: bool = False
+    offers_tools: bool = False
 
     @property
     def prefix_tokens(self) -> int:
@@ -49,7 +51,7 @@ class Call:
 def read_chat(body: bytes) -> Call:
     """Reads OpenAI chat completions. Raises: WireError."""
     value = _object(body)
-    text, prefix, count = _split(_messages(value, "messages"))
+    text, prefix, count = read_turns(_messages(value, "messages"))
     choices = value.get("n") or 1
     if not isinstance(choices, int) or not 1 <= choices <= _MAX_CHOICES:
         raise WireError("'n' must be an integer from 1 to 128")
@@ -65,6 +67,7 @@ def read_chat(body: bytes) -> Call:
         max_tokens=_limit(value.get("max_completion_tokens") or value.get("max_tokens")),
         logprobs=value.get("logprobs") is True,
         include_usage=isinstance(options, dict) and options.get("include_usage") is True,
+        offers_tools=bool(value.get("tools")) and value.get("tool_choice") != "none",
     )
 
 
@@ -77,7 +80,7 @@ def read_responses(body: bytes) -> Call:
     items = [{"role": "user", "content": given}] if isinstance(given, str) else given
     instructions = value.get("instructions")
     head = [{"role": "system", "content": instructions}] if instructions else []
-    text, prefix, count = _split([*head, *items])
+    text, prefix, count = read_turns([*head, *items])
     return Call(
         model=_model(value),
         text=text,
@@ -86,6 +89,8 @@ def read_responses(body: bytes) -> Call:
         streamed=value.get("stream") is True,
         tool=_chat_tool(value),
         max_tokens=_limit(value.get("max_output_tokens")),
+        thinks=isinstance(value.get("reasoning"), dict),
+        offers_tools=bool(value.get("tools")) and value.get("tool_choice") != "none",
     )
 
 
@@ -97,7 +102,7 @@ def read_message(body: bytes, *, counting: bool = False) -> Call:
     value = _object(body)
     system = value.get("system")
     head = [{"role": "system", "content": system}] if system else []
-    text, prefix, count = _split([*head, *_messages(value, "messages")])
+    text, prefix, count = read_turns([*head, *_messages(value, "messages")])
     limit = _limit(value.get("max_tokens"))
     if limit is None and not counting:
         raise WireError("max_tokens: Field required")
@@ -110,6 +115,8 @@ def read_message(body: bytes, *, counting: bool = False) -> Call:
         tool=_message_tool(value),
         max_tokens=limit,
         cache_marked=b'"cache_control"' in body,
+        thinks=_thinks(value.get("thinking")),
+        offers_tools=bool(value.get("tools")),
     )
 
 
@@ -145,7 +152,7 @@ def _limit(value: Any) -> int | None:
     return value
 
 
-def _split(messages: list[Any]) -> tuple[str, str, int]:
+def read_turns(messages: list[Any]) -> tuple[str, str, int]:
     """The last user message's text, the text of all others in order, their number."""
     texts, last = [], -1
     for place, message in enumerate(messages):
@@ -187,6 +194,10 @@ def _message_tool(value: dict[str, Any]) -> str | None:
     if choice.get("type") == "any" and isinstance(tools, list) and tools:
         return _tool_name(tools[0])
     return None
+
+
+def _thinks(thinking: Any) -> bool:
+    return isinstance(thinking, dict) and thinking.get("type") in {"enabled", "adaptive"}
 
 
 def _tool_name(tool: Any) -> str | None:

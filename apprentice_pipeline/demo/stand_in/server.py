@@ -7,11 +7,13 @@ is `answers`, how it words it the two shape modules. It logs nothing and keeps n
 from __future__ import annotations
 
 import asyncio
+import gzip
 import hmac
 import math
 import os
 import random
 import time
+import zlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -20,8 +22,8 @@ from typing import Any
 
 import orjson
 
-from apprentice_pipeline.demo.stand_in import anthropic_shapes, openai_shapes
-from apprentice_pipeline.demo.stand_in.answers import Answers, FrontierSettings
+from apprentice_pipeline.demo.stand_in import anthropic_shapes, gemini_shapes, openai_shapes
+from apprentice_pipeline.demo.stand_in.answers import TEXT_ALONE, Answers, FrontierSettings
 from apprentice_pipeline.demo.stand_in.reply import Reply, build_reply
 from apprentice_pipeline.demo.stand_in.request import (
     Call,
@@ -29,6 +31,7 @@ from apprentice_pipeline.demo.stand_in.request import (
     read_message,
     read_responses,
 )
+from apprentice_pipeline.demo.stand_in.shelf import Kept, Shelf
 from apprentice_pipeline.errors import ApprenticeError, WireError
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -36,10 +39,11 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Headers = list[tuple[bytes, bytes]]
 
 COUNTERS_PATH = "/stand-in/calls"
+_REPEATED_S = 1_700_000_000
 _UNLIMITED = 10_000
 _REMEMBERED_PREFIXES = 100_000
 _JSON = (b"content-type", b"application/json")
-_STREAM: Headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
+_STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
 
 
 @dataclass(slots=True)
@@ -68,6 +72,7 @@ class Endpoint:
     read: Callable[[bytes], Call]
     write: Callable[[Reply], bytes]
     events: Callable[[Reply, int], Iterator[bytes]]
+    stream_type: tuple[bytes, bytes] = _STREAM
 
 
 _CHAT = Endpoint(False, read_chat, openai_shapes.write_chat, openai_shapes.chat_events)
@@ -82,6 +87,18 @@ _ENDPOINTS = {
     "/responses": _RESPONSES,
     "/messages": _MESSAGES,
 }
+
+
+def _gemini_endpoint(scope: dict[str, Any]) -> Endpoint | None:
+    model, method = gemini_shapes.asked(scope["path"])
+    if method not in {"generateContent", "streamGenerateContent"}:
+        return None
+    streamed = method == "streamGenerateContent"
+    read = gemini_shapes.reader(model, streamed=streamed)
+    write, events = gemini_shapes.write_generation, gemini_shapes.generation_events
+    if streamed and not gemini_shapes.as_events(scope["query_string"]):
+        return Endpoint(False, read, write, gemini_shapes.generation_array, _JSON)
+    return Endpoint(False, read, write, events)
 
 
 class ProviderError(ApprenticeError):
@@ -101,7 +118,8 @@ class Frontier:
         self._answers = Answers(settings, table)
         self._faults = random.Random(settings.seed)
         self._delays = random.Random(settings.seed + 1)
-        self._prefix = os.urandom(6).hex()
+        self._prefix = "0" * 12 if settings.repeatable else os.urandom(6).hex()
+        self._shelf = Shelf()
         self._prefixes: dict[int, None] = {}
         self._window_ends = 0.0
         self._window_used = 0
@@ -113,24 +131,47 @@ class Frontier:
         if scope["path"] == COUNTERS_PATH:
             await _send(send, 200, [_JSON], orjson.dumps(asdict(self.calls)))
             return
-        path = scope["path"].removeprefix("/v1") or "/"
         headers = dict(scope["headers"])
+        gemini = gemini_shapes.is_gemini(scope["path"], headers)
+        if gemini and (key := gemini_shapes.key_in(scope["query_string"])):
+            headers[b"x-goog-api-key"] = key
+        path = scope["path"].removeprefix("/v1") or "/"
+        path = gemini_shapes.bare(scope["path"]) if gemini else path
         anthropic = path.startswith("/messages") or b"anthropic-version" in headers
-        body = await _body(receive)
+        body = _plain(headers, await _body(receive))
         self.calls.requests += 1
         identity = f"{self._prefix}{self.calls.requests:08x}"
-        common = [_JSON, *self._headers(anthropic, identity)]
+        common = [_JSON] if gemini else [_JSON, *self._headers(anthropic, identity)]
         try:
             self._admit(headers)
-            endpoint = _ENDPOINTS.get(path)
-            if endpoint is None:
+            endpoint = _gemini_endpoint(scope) if gemini else _ENDPOINTS.get(path)
+            kept = self._shelf.answer(
+                scope["method"],
+                path,
+                anthropic=anthropic,
+                body=body,
+                identity=identity,
+                now_s=self._now_s(),
+            )
+            if kept is not None:
+                await self._give(kept, common, send)
+            elif endpoint is None:
                 await _send(send, 200, common, self._aside(scope["method"], path, anthropic, body))
             else:
                 self._check_method(scope["method"], "POST")
                 await self._answer(endpoint, body, identity, common, send)
         except ProviderError as error:
             shaped = _shape(error, anthropic, identity)
+            if gemini:
+                shaped = gemini_shapes.write_error(error.status, str(error))
             await _send(send, error.status, [*common, *error.headers], shaped)
+
+    async def _give(self, kept: Kept, headers: Headers, send: Send) -> None:
+        """A file or a batch."""
+        if kept.status != 200:
+            self.calls.refused += 1
+            raise ProviderError(kept.status, "No such thing, or not understood")
+        await _send(send, 200, [(b"content-type", kept.content_type), *headers[1:]], kept.body)
 
     async def _answer(
         self, endpoint: Endpoint, body: bytes, identity: str, headers: Headers, send: Send
@@ -146,6 +187,13 @@ class Frontier:
 
     def _aside(self, method: str, path: str, anthropic: bool, body: bytes) -> bytes:
         """The endpoints that answer nothing: models and token counts."""
+        if path == gemini_shapes.MODELS:
+            self._check_method(method, "GET")
+            return gemini_shapes.write_models(self._settings.models)
+        if gemini_shapes.counts(path):
+            self._check_method(method, "POST")
+            counted = self._read(gemini_shapes.reader("", streamed=False), body)
+            return gemini_shapes.write_count(counted.input_tokens)
         if path == "/models":
             self._check_method(method, "GET")
             write = anthropic_shapes.write_models if anthropic else openai_shapes.write_models
@@ -158,7 +206,7 @@ class Frontier:
         raise ProviderError(404, "Unknown request URL")
 
     def _check_method(self, method: str, expected: str) -> None:
-        if method != expected:
+        if method != expected and (method, expected) != ("HEAD", "GET"):
             self.calls.refused += 1
             raise ProviderError(405, f"Not allowed to {method} here; use {expected}")
 
@@ -187,6 +235,8 @@ class Frontier:
 
     def _roll_window(self) -> float:
         """Opens a new window where the last has ended; the seconds that are left of it."""
+        if self._settings.repeatable:
+            return self._settings.rate_window_s
         now = time.monotonic()
         if now >= self._window_ends:
             self._window_ends = now + self._settings.rate_window_s
@@ -212,22 +262,31 @@ class Frontier:
             await asyncio.sleep((settings.latency_ms + jitter_ms) / 1000)
 
     def _reply(self, call: Call, anthropic: bool, identity: str) -> Reply:
-        texts = []
+        texts, parts = [], TEXT_ALONE
         for _ in range(call.choices):
             drawn = self._answers.draw(call.text)
             texts.append(drawn.text)
+            parts = drawn.parts
             self.calls.known += drawn.known
             self.calls.unknown += not drawn.known
             self.calls.resampled += drawn.resample
         cached, written = self._cache(call, anthropic)
-        now_s = int(time.time())
         reply = build_reply(
-            call, texts, cached=cached, written=written, number=identity, now_s=now_s
+            call,
+            texts,
+            cached=cached,
+            written=written,
+            number=identity,
+            now_s=self._now_s(),
+            parts=parts,
         )
         self.calls.answered += 1
         self.calls.input_tokens += reply.input_tokens
         self.calls.output_tokens += reply.output_tokens
         return reply
+
+    def _now_s(self) -> int:
+        return _REPEATED_S if self._settings.repeatable else int(time.time())
 
     def _cache(self, call: Call, anthropic: bool) -> tuple[int, int]:
         """Tokens of the prompt (read from, written to) the provider's prompt cache."""
@@ -250,7 +309,7 @@ class Frontier:
             self.calls.cut += 1
             del events[len(events) // 2 :]
             events.append(b"")
-        started = [*_STREAM, *headers[1:]]
+        started = [endpoint.stream_type, *headers[1:]]
         await send({"type": "http.response.start", "status": 200, "headers": started})
         for event in events:
             if settings.chunk_delay_ms:
@@ -262,12 +321,13 @@ class Frontier:
 
     def _headers(self, anthropic: bool, identity: str) -> Headers:
         """The provider's request id and rate-limit headers."""
-        left_s = max(0.0, self._window_ends - time.monotonic())
+        repeatable = self._settings.repeatable
+        left_s = 0.0 if repeatable else max(0.0, self._window_ends - time.monotonic())
         limit = self._settings.rate_limit
         allowed = _UNLIMITED if limit is None else limit
         left = max(0, allowed - self._window_used - 1)
         return (
-            _anthropic_headers(identity, allowed, left, left_s)
+            _anthropic_headers(identity, allowed, left, math.ceil(self._now_s() + left_s))
             if anthropic
             else [
                 (b"x-request-id", f"req_{identity}".encode()),
@@ -287,8 +347,8 @@ def _shape(error: ProviderError, anthropic: bool, identity: str) -> bytes:
     return openai_shapes.write_error(error.status, str(error))
 
 
-def _anthropic_headers(identity: str, allowed: int, left: int, left_s: float) -> Headers:
-    ends = _rfc3339(math.ceil(time.time() + left_s))
+def _anthropic_headers(identity: str, allowed: int, left: int, ends_s: int) -> Headers:
+    ends = _rfc3339(ends_s)
     return [
         (b"request-id", f"req_{identity}".encode()),
         (b"anthropic-organization-id", b"stand-in"),
@@ -304,7 +364,8 @@ def _rfc3339(second: int) -> bytes:
 
 
 def _key_given(headers: dict[bytes, bytes], required: str) -> bool:
-    given = headers.get(b"x-api-key") or headers.get(b"authorization", b"")
+    given = headers.get(b"x-api-key") or headers.get(b"x-goog-api-key")
+    given = given or headers.get(b"authorization", b"")
     return hmac.compare_digest(given.removeprefix(b"Bearer "), required.encode())
 
 
@@ -315,6 +376,16 @@ async def _body(receive: Receive) -> bytes:
         chunks.append(message.get("body", b""))
         if not message.get("more_body"):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _plain(headers: dict[bytes, bytes], body: bytes) -> bytes:
+    """The body without the one coding that clients are known to send."""
+    if headers.get(b"content-encoding") != b"gzip":
+        return body
+    try:
+        return gzip.decompress(body)
+    except (OSError, EOFError, zlib.error):
+        return b""
 
 
 async def _send(send: Send, status: int, headers: Headers, body: bytes) -> None:

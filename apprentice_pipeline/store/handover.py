@@ -1,7 +1,7 @@
-"""Settings on their way from the supervisor to a worker, through a pipe.
+"""Settings on their way to a child process, through a pipe or a socket.
 
-Belongs here: settings to JSON and back. Does not: starting anything. Secrets travel in the
-pipe only: not in arguments, not in the environment, not on disk.
+Belongs here: settings to one line of JSON and back. Does not: starting anything. Secrets travel
+there only: not in arguments, not in the environment, not on disk.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from typing import Any
 
 import orjson
 
-from apprentice_pipeline.config import Config, Home, Settings, config_document
+from apprentice_pipeline.config import Config, config_document
+from apprentice_pipeline.settings import Home, Settings
 
 
-def write_orders(settings: Settings, descriptor: int) -> bytes:
-    """One line that a worker starts from; `descriptor` is its listening socket."""
+def handed_over(settings: Settings, **more: Any) -> bytes:
+    """One line, its newline included, that a child starts from; `more` is JSON besides."""
     document = {
         "config": config_document(settings.config),
         "home": str(settings.home.root),
@@ -23,13 +24,13 @@ def write_orders(settings: Settings, descriptor: int) -> bytes:
         "signing_secret": settings.signing_secret.hex() if settings.signing_secret else None,
         "environment": dict(settings.environment),
         "source": settings.source,
-        "descriptor": descriptor,
+        "more": more,
     }
     return orjson.dumps(document) + b"\n"
 
 
-def read_orders(line: bytes) -> tuple[Settings, int]:
-    """The settings, and the descriptor of the listening socket."""
+def taken_over(line: bytes) -> tuple[Settings, dict[str, Any]]:
+    """The settings of such a line, and what came besides."""
     document = orjson.loads(line)
     settings = Settings(
         config=Config.model_validate(document["config"]),
@@ -39,7 +40,7 @@ def read_orders(line: bytes) -> tuple[Settings, int]:
         environment=document["environment"],
         source=document["source"],
     )
-    return settings, int(document["descriptor"])
+    return settings, document["more"]
 
 
 def _bytes(text: Any) -> bytes | None:

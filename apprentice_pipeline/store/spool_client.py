@@ -1,0 +1,269 @@
+"""A worker's end of its spool: the writer is a process of its own.
+
+Belongs here: starting the writer, handing records over, waking those who wait, going on without
+it. Does not: what the writer does (`spool_process`), bytes (`spool_frames`).
+
+Sealing and committing take the interpreter from an event loop that shares it; in another process
+they take another core. Promises are the spool's (`spool`). When the writer dies, what it had not
+acknowledged, and all that follows, is written by a thread of this process under the same
+numbers, so that nothing is lost or doubled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping
+
+from apprentice_pipeline.errors import ApprenticeError, StoreError
+from apprentice_pipeline.store.handover import handed_over
+from apprentice_pipeline.store.sealing import PlainRow, Record, plain_row
+from apprentice_pipeline.store.spool import Spool, Waiter, Waiting, refuse_overflow, resolve
+from apprentice_pipeline.store.spool_file import Lock, claim
+from apprentice_pipeline.store.spool_frames import AcknowledgementReader, record_frame
+from apprentice_pipeline.store.spool_writer import NumberedRow, SpoolWriter
+from apprentice_pipeline.store.workspace import Workspace
+
+_READ_BYTES = 1 << 16
+_CLOSE_S = 20.0
+_MOST_UNDERWAY = 4
+"""Batches handed over and not acknowledged; what comes meanwhile gathers here, for each hand-over
+wakes another process, which costs more than it does."""
+
+
+class SpoolClient:
+    """One gateway worker's spool. All calls but `open` and `close` on one event loop."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        spool_id: str,
+        lock: Lock,
+        channel: socket.socket,
+        writer: subprocess.Popen[bytes],
+        on_loss: Callable[[], None],
+    ) -> None:
+        self._spool_id = spool_id
+        self._workspace = workspace
+        self._lock = lock
+        self._channel: socket.socket | None = channel
+        self._writer = writer
+        self._on_loss = on_loss
+        self._acknowledged = AcknowledgementReader()
+        self._numbers = itertools.count(1)
+        self._waiting: deque[Waiting] = deque()
+        self._pending_bytes = 0
+        self._failed = 0
+        self._outgoing: list[bytes] = []
+        self._underway: deque[int] = deque()
+        self._unsent = memoryview(b"")
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: Spool | None = None
+
+    @classmethod
+    def open(cls, workspace: Workspace, on_loss: Callable[[], None] = lambda: None) -> SpoolClient:
+        """A new spool of `workspace`, its writer started. `on_loss`: the writer has died.
+
+        Raises: StorageFull, StoreError.
+        """
+        spool_id, lock = claim(workspace.home.spool)
+        try:
+            file = SpoolWriter(workspace.home.spool / f"{spool_id}.db", workspace.vault)
+            file.create()
+            file.close()
+            channel, writer = _start_writer(workspace, spool_id, lock)
+        except BaseException:
+            lock.release(remove=True)
+            raise
+        return cls(workspace, spool_id, lock, channel, writer, on_loss)
+
+    @property
+    def spool_id(self) -> str:
+        """The id of the file that is written now."""
+        return self._thread.spool_id if self._thread is not None else self._spool_id
+
+    @property
+    def pending(self) -> int:
+        """Records that wait for their commit."""
+        return self._thread.pending if self._thread is not None else len(self._waiting)
+
+    @property
+    def failed(self) -> int:
+        """Records that were refused or could not be committed."""
+        return self._failed + (self._thread.failed if self._thread is not None else 0)
+
+    @property
+    def writer_pid(self) -> int | None:
+        """The writer's process, None once it is gone."""
+        return self._writer.pid if self._channel is not None else None
+
+    def put(self, record: Record, *, tenant: str) -> Waiter:
+        """See `Spool.put`; for a running event loop."""
+        if self._thread is not None:
+            return self._thread.put(record, tenant=tenant)
+        loop = asyncio.get_running_loop()
+        waiter = loop.create_future()
+        try:
+            self._hand_over(plain_row(record, tenant), loop, waiter)
+        except ApprenticeError as error:
+            self._failed += 1
+            resolve([(waiter, error)])
+        return waiter
+
+    async def commit(self, record: Record, *, tenant: str) -> None:
+        """See `Spool.commit`."""
+        waiter = self.put(record, tenant=tenant)
+        assert isinstance(waiter, asyncio.Future)
+        await waiter
+
+    def close(self) -> None:
+        """Waits until the writer has committed everything. For after the event loop's end."""
+        if self._channel is not None:
+            self._channel.setblocking(True)
+            with contextlib.suppress(OSError):
+                self._channel.sendall(b"".join((self._unsent, *self._outgoing)))
+                self._channel.shutdown(socket.SHUT_WR)
+            self._finish()
+        if self._thread is not None:
+            self._thread.close()
+
+    def _hand_over(
+        self, row: PlainRow, loop: asyncio.AbstractEventLoop, waiter: asyncio.Future[None]
+    ) -> None:
+        if self._channel is None:
+            raise StoreError("the spool is closed")
+        size = row.size
+        refuse_overflow(len(self._waiting), self._pending_bytes + size)
+        numbered = NumberedRow(next(self._numbers), row)
+        self._waiting.append(Waiting(numbered, size, loop, waiter))
+        self._pending_bytes += size
+        if not self._outgoing and len(self._underway) < _MOST_UNDERWAY:
+            loop.call_soon(self._send)
+        self._outgoing.append(record_frame(numbered))
+        if self._loop is None:
+            self._loop = loop
+            loop.add_reader(self._channel, self._receive)
+
+    def _send(self) -> None:
+        """What gathered since the last time, in one call."""
+        if self._channel is None or self._loop is None:
+            return
+        had_rest = bool(self._unsent)
+        if self._outgoing and not had_rest:
+            self._unsent = memoryview(b"".join(self._outgoing))
+            self._outgoing.clear()
+            self._underway.append(self._waiting[-1].numbered.seq)
+        try:
+            sent = self._channel.send(self._unsent) if self._unsent else 0
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._lose_writer()
+            return
+        self._unsent = self._unsent[sent:]
+        if self._unsent and not had_rest:
+            self._loop.add_writer(self._channel, self._send)
+        elif had_rest and not self._unsent:
+            self._loop.remove_writer(self._channel)
+            if self._outgoing:
+                self._loop.call_soon(self._send)
+
+    def _receive(self) -> None:
+        if self._channel is None:
+            return
+        try:
+            data = self._channel.recv(_READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._lose_writer()
+            return
+        for newest, failed in self._acknowledged.feed(data):
+            self._decide(newest, failed)
+            while self._underway and self._underway[0] <= newest:
+                self._underway.popleft()
+        if self._outgoing and len(self._underway) < _MOST_UNDERWAY:
+            self._send()
+
+    def _decide(self, newest: int, failed: Mapping[int, Exception]) -> None:
+        """Everything up to `newest` is committed, or failed."""
+        self._failed += len(failed)
+        while self._waiting and self._waiting[0].numbered.seq <= newest:
+            done = self._waiting.popleft()
+            self._pending_bytes -= done.size
+            waiter = done.waiter
+            if failed or waiter.done():
+                resolve([(waiter, failed.get(done.numbered.seq))])
+            else:
+                waiter.set_result(None)
+
+    def _lose_writer(self) -> None:
+        """From now on a thread of this process writes."""
+        channel, self._channel = self._channel, None
+        if channel is None:
+            return
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.remove_reader(channel)
+            self._loop.remove_writer(channel)
+        channel.close()
+        self._writer.kill()  # no second writer: it may live, and only its socket be broken
+        self._writer.wait()
+        folder, vault = self._workspace.home.spool, self._workspace.vault
+        self._thread = Spool.resume(
+            folder, vault, self._spool_id, self._lock, self._waiting, self._numbers
+        )
+        self._waiting.clear()
+        self._outgoing.clear()
+        self._unsent = memoryview(b"")
+        self._on_loss()
+
+    def _finish(self) -> None:
+        """Reads what the writer says last. What it leaves open, a thread writes."""
+        assert self._channel is not None
+        self._channel.settimeout(_CLOSE_S)
+        with contextlib.suppress(OSError):
+            while data := self._channel.recv(_READ_BYTES):
+                for newest, _ in self._acknowledged.feed(data):
+                    while self._waiting and self._waiting[0].numbered.seq <= newest:
+                        self._waiting.popleft()
+        if self._waiting:
+            self._loop = None
+            self._lose_writer()
+            return
+        self._channel.close()
+        self._channel = None
+        self._writer.wait()
+        self._lock.release()
+
+
+def _start_writer(
+    workspace: Workspace, spool_id: str, lock: Lock
+) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    """The socket to the writer and its process. Raises: StoreError."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        try:
+            writer = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "apprentice_pipeline.store.spool_process",
+                    str(theirs.fileno()),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno(), lock.descriptor],
+            )
+        except OSError as error:
+            ours.close()
+            raise StoreError(f"the spool's writer does not start: {error.strerror}") from None
+    ours.sendall(handed_over(workspace.settings, spool_id=spool_id))
+    ours.setblocking(False)
+    return ours, writer

@@ -1,0 +1,131 @@
+"""What a gateway worker and its spool's writer process say to each other, as bytes.
+
+Belongs here: records and acknowledgements to frames and back; pure. Does not: sockets, which
+live in memory only: content is readable in these frames.
+
+A record is `lengths(7 x 4) | number(8) | parts`; the length of a part that is None is 2³²-1. An
+acknowledgement is `number(8) | length(4) | JSON`: everything up to the number is decided, and
+committed but for the numbers that the JSON names with their errors.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+import orjson
+
+from apprentice_pipeline.errors import (
+    ApprenticeError,
+    CannotOpen,
+    KeyMissing,
+    StorageFull,
+    StoreError,
+    VaultError,
+)
+from apprentice_pipeline.store.sealing import PlainRow
+from apprentice_pipeline.store.spool_writer import NumberedRow
+
+_RECORD: Final = struct.Struct(">7IQ")
+_ACK: Final = struct.Struct(">QI")
+_NONE: Final = 0xFFFF_FFFF
+
+
+def record_frame(numbered: NumberedRow) -> bytes:
+    """One record for the writer."""
+    row = numbered.row
+    parts = (
+        row.table.encode(),
+        row.tenant.encode(),
+        row.namespace.encode(),
+        row.pair_id.encode(),
+        row.facts,
+        row.first,
+        row.second,
+    )
+    lengths = [_NONE if part is None else len(part) for part in parts]
+    return b"".join((_RECORD.pack(*lengths, numbered.seq), *filter(None, parts)))
+
+
+class RecordReader:
+    """Gathers bytes into records."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def feed(self, data: bytes) -> list[NumberedRow]:
+        """The records that are whole now."""
+        self._data += data
+        found, start = [], 0
+        while (end := self._end(start)) is not None:
+            found.append(self._record(start))
+            start = end
+        del self._data[:start]
+        return found
+
+    def _end(self, start: int) -> int | None:
+        """Where the record at `start` ends; None while it is not whole."""
+        body = start + _RECORD.size
+        if len(self._data) < body:
+            return None
+        *lengths, _ = _RECORD.unpack_from(self._data, start)
+        end = body + sum(length for length in lengths if length != _NONE)
+        return end if len(self._data) >= end else None
+
+    def _record(self, start: int) -> NumberedRow:
+        *lengths, seq = _RECORD.unpack_from(self._data, start)
+        place, parts = start + _RECORD.size, []
+        for length in lengths:
+            size = 0 if length == _NONE else length
+            parts.append(None if length == _NONE else bytes(self._data[place : place + size]))
+            place += size
+        table, tenant, namespace, pair_id = ((part or b"").decode() for part in parts[:4])
+        facts, first, second = parts[4:]
+        row = PlainRow(table, tenant, namespace, pair_id, facts or b"", first, second)
+        return NumberedRow(seq, row)
+
+
+def acknowledgement(batch: Sequence[NumberedRow], outcome: Sequence[Exception | None]) -> bytes:
+    """What became of a batch; `outcome` in its order."""
+    failed = {
+        str(each.seq): _described(error)
+        for each, error in zip(batch, outcome, strict=True)
+        if error is not None
+    }
+    told = orjson.dumps(failed) if failed else b""
+    return _ACK.pack(batch[-1].seq, len(told)) + told
+
+
+class AcknowledgementReader:
+    """Gathers bytes into acknowledgements."""
+
+    def __init__(self) -> None:
+        self._data = b""
+
+    def feed(self, data: bytes) -> Iterator[tuple[int, Mapping[int, Exception]]]:
+        """The newest number that is decided, and the errors of those that failed."""
+        self._data += data
+        while len(self._data) >= _ACK.size:
+            newest, length = _ACK.unpack_from(self._data)
+            end = _ACK.size + length
+            if len(self._data) < end:
+                return
+            told, self._data = self._data[_ACK.size : end], self._data[end:]
+            failed = orjson.loads(told) if told else {}
+            yield newest, {int(seq): _error(*described) for seq, described in failed.items()}
+
+
+def _described(error: Exception) -> tuple[str, str, str]:
+    if isinstance(error, ApprenticeError):
+        return type(error).__name__, error.message, error.remedy
+    return "StoreError", f"the spool failed: {type(error).__name__}", ""
+
+
+def _error(kind: str, message: str, remedy: str) -> Exception:
+    return _KINDS.get(kind, StoreError)(message, remedy=remedy)
+
+
+_KINDS: Final[Mapping[str, type[ApprenticeError]]] = {
+    kind.__name__: kind for kind in (CannotOpen, KeyMissing, StorageFull, StoreError, VaultError)
+}

@@ -1,0 +1,113 @@
+"""Sealing and committing: what a spool's writer does with a batch, wherever it runs.
+
+Belongs here: fresh keys, sealing, one transaction a batch, opening the file again after a
+failure. Does not: who waits (`spool`, `spool_client`), SQLite (`spool_file`).
+Promise: a record is committed once, however often it is handed over under the same number; one
+that cannot be sealed fails alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from apprentice_pipeline.errors import ApprenticeError, StorageFull
+from apprentice_pipeline.store.sealing import PlainRow, seal
+from apprentice_pipeline.store.spool_file import SpoolDamaged, SpoolFile, StoredRow
+from apprentice_pipeline.vault import Vault
+
+MAX_PENDING_ROWS: Final = 16_384
+MAX_PENDING_BYTES: Final = 256 * 1024 * 1024
+MAX_COMMIT_ROWS: Final = 1_024
+KEY_REFRESH_S: Final = 2.0
+"""How long a tenant's key is used before it is looked up again: another process may have erased
+the tenant, and what is sealed with a forgotten key never opens."""
+
+
+@dataclass(frozen=True, slots=True)
+class NumberedRow:
+    """A record still readable, with the number it will have in the spool."""
+
+    seq: int
+    row: PlainRow
+
+
+class SpoolWriter:
+    """Writes one spool's file. Used by one thread at a time."""
+
+    def __init__(self, path: Path, vault: Vault) -> None:
+        self.commits = 0
+        """Transactions so far: records committed ÷ this is what group commit saves."""
+        self._path = path
+        self._vault = vault
+        self._file: SpoolFile | None = None
+        self._newest = 0
+        self._key_seen: dict[str, float] = {}
+
+    def create(self) -> None:
+        """Makes the file. Raises: StorageFull, StoreError."""
+        self._file = SpoolFile.open(self._path, create=True)
+
+    def write(self, batch: Sequence[NumberedRow]) -> list[Exception | None]:
+        """Seals and commits; one outcome a record, in order: None is committed.
+
+        Numbers rise from call to call; records up to the newest in the file are in it already.
+        Raises: SpoolDamaged when the file is gone or not sound: nothing of the batch is stored.
+        """
+        self._refresh_keys({each.row.tenant for each in batch})
+        sealed: list[StoredRow] = []
+        outcome: list[Exception | None] = []
+        for each in batch:
+            try:
+                sealed.append(StoredRow(each.seq, seal(self._vault, each.row)))
+                outcome.append(None)
+            except Exception as error:  # the writer's edge: whatever it is, its waiter gets it
+                outcome.append(error)
+        failure = self._commit(sealed) if sealed else None
+        return outcome if failure is None else [error or failure for error in outcome]
+
+    def close(self) -> None:
+        """Lets go of the file. Safe twice."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _refresh_keys(self, tenants: set[str]) -> None:
+        now = time.monotonic()
+        for tenant in tenants:
+            if now - self._key_seen.get(tenant, now) >= KEY_REFRESH_S:
+                with contextlib.suppress(ApprenticeError):  # no state: the key at hand is good
+                    self._vault.refresh(tenant)
+            elif tenant in self._key_seen:
+                continue
+            self._key_seen[tenant] = now
+
+    def _commit(self, rows: Sequence[StoredRow]) -> Exception | None:
+        """One transaction; its failure is returned, for the writer outlives every failure."""
+        try:
+            file = self._opened()
+            file.append([row for row in rows if row.seq > self._newest])
+            self._newest = max(self._newest, rows[-1].seq)
+            self.commits += 1
+        except StorageFull as error:  # the file is sound: it goes on when there is room again
+            return error
+        except SpoolDamaged:
+            self.close()
+            raise
+        except Exception as error:  # the writer's edge
+            self.close()
+            return error
+        return None
+
+    def _opened(self) -> SpoolFile:
+        """The file, opened again after a failure; what went to an unlinked one would be lost."""
+        if not self._path.exists():
+            raise SpoolDamaged("a spool file is gone")
+        if self._file is None:
+            self._file = SpoolFile.open(self._path)
+            self._newest = self._file.last_number()
+        return self._file

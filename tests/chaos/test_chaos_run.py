@@ -1,0 +1,62 @@
+"""The chaos harness: what it proves, and that it would notice."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from chaos.load import Delivered
+from chaos.proof import Kept, Remains, judge
+
+ROOT = Path(__file__).parents[2]
+FIRST, SECOND = Delivered("chaos-00000001", "a", False), Delivered("chaos-00000002", "b", True)
+BOTH = (Kept("a", "chaos-00000001", True), Kept("b", "chaos-00000002", True))
+
+
+def test_nothing_is_lost_doubled_or_unreadable_when_processes_are_killed_under_load() -> None:
+    """A small run; `make chaos` is the whole."""
+    done = subprocess.run(
+        [sys.executable, "-m", "chaos", "--kills", "5", "--seed", "27", "--json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(done.stdout)
+    assert report["kills"] == {"worker": 2, "writer": 2, "everything": 1}
+    assert report["verdict"]["delivered"] >= 30
+    assert 0 < report["streamed"] < report["verdict"]["delivered"]
+    assert report["at_risk"] == 0
+
+
+def test_whole_remains_are_no_violation() -> None:
+    """An exchange that broke off, and an answer that its client never got, may have rows too."""
+    rest = (Kept("c", "chaos-00000003", False), Kept("d", "chaos-00000004", True))
+    verdict = judge([FIRST, SECOND], Remains([*BOTH, *rest]))
+    assert verdict.violations == 0
+    assert (verdict.delivered, verdict.rows) == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("remains", "found"),
+    [
+        (Remains(BOTH[:1]), {"lost": 1}),
+        (Remains([BOTH[0], Kept("b", "chaos-00000002", False)]), {"lost": 1}),
+        (Remains([*BOTH, BOTH[0]]), {"doubled": 2}),
+        (Remains([*BOTH, Kept("c", "chaos-00000002", True)]), {"doubled": 1}),
+        (Remains([BOTH[0], Kept("b", "chaos-00000009", True)]), {"strangers": 1}),
+        (Remains([*BOTH, Kept("c", "", True)]), {"unopened": 1}),
+        (Remains(BOTH, unreadable_spools=1), {"unreadable_spools": 1}),
+        (Remains(BOTH, rejected_rows=2), {"rejected_rows": 2}),
+        (Remains(BOTH, stranded_rows=3), {"stranded_rows": 3}),
+    ],
+)
+def test_every_violation_is_seen_and_counted(remains: Remains, found: dict[str, int]) -> None:
+    verdict = judge([FIRST, SECOND], remains)
+    assert verdict.violations == sum(found.values())
+    assert {name: getattr(verdict, name) for name in found} == found

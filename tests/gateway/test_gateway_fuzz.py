@@ -1,0 +1,104 @@
+"""The properties of `fuzz/` hold for their seeds and for what hypothesis makes of them."""
+
+from __future__ import annotations
+
+import tempfile
+import zlib
+from functools import cache
+from pathlib import Path
+
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from apprentice_pipeline.errors import WireError
+from apprentice_pipeline.gateway.encodings import MOST_MEMBERS, decoded, decoder
+from apprentice_pipeline.gateway.tee import EventTee
+from apprentice_pipeline.wire.providers import wire_format
+from fuzz import properties, seeds
+
+TARGETS = sorted(properties.PROPERTIES)
+BOMB = 200_000_000
+
+
+@cache
+def seeds_of(target: str) -> list[bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        assert seeds.write_seeds(target, Path(folder)) > 0
+        return [file.read_bytes() for file in sorted(Path(folder).iterdir())]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_property_holds_for_its_seeds(target: str) -> None:
+    for seed in seeds_of(target):
+        properties.PROPERTIES[target](seed)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@given(data=st.data())
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+def test_a_property_holds_for_bytes_cut_out_of_its_seeds_and_put_together(
+    target: str, data: st.DataObject
+) -> None:
+    known = seeds_of(target)
+    made = data.draw(st.binary(min_size=2, max_size=10))
+    for _ in range(data.draw(st.integers(1, 3))):
+        source = data.draw(st.sampled_from(known))
+        start = data.draw(st.integers(0, len(source)))
+        made += source[start : data.draw(st.integers(start, len(source)))]
+        made += data.draw(st.binary(max_size=6))
+    properties.PROPERTIES[target](made)
+
+
+def gzip_bomb() -> bytes:
+    packing = zlib.compressobj(9, wbits=zlib.MAX_WBITS | 16)
+    piece = bytes(1_000_000)
+    packed = b"".join(packing.compress(piece) for _ in range(BOMB // len(piece)))
+    return packed + packing.flush()
+
+
+@pytest.mark.parametrize("coding", ["gzip", "zstd"])
+def test_a_bomb_is_refused_before_it_has_expanded(coding: str) -> None:
+    """Memory: the process's peak grows by a small part of what the bomb would be."""
+    import resource
+
+    bomb = gzip_bomb() if coding == "gzip" else zstandard.ZstdCompressor().compress(bytes(BOMB))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(WireError, match="expands"):
+        decoded(bomb, coding, 1_000_000)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown * 1024 < BOMB / 4
+
+
+def test_a_zstd_frame_that_wants_a_huge_window_is_refused() -> None:
+    """RFC 9659 allows 8 MB; a frame's head alone would otherwise allocate what it asks for."""
+    wide = zstandard.ZstdCompressionParameters.from_level(3, window_log=27)
+    stream = zstandard.ZstdCompressor(compression_params=wide).compressobj()
+    frame = stream.compress(b"x" * 100) + stream.flush()
+    with pytest.raises(WireError, match="does not decompress"):
+        decoded(frame, "zstd", 1_000_000)
+
+
+def test_gzip_members_are_one_body_and_not_without_end() -> None:
+    member = properties.COMPRESSORS["gzip"](b"ab")
+    assert decoded(member * 3, "gzip", 100) == b"ababab"
+    with pytest.raises(WireError, match="too many members"):
+        decoded(member * (MOST_MEMBERS + 1), "gzip", 100_000)
+
+
+def test_deflate_is_read_with_its_wrapper_and_without() -> None:
+    packing = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    raw = packing.compress(b"hello" * 9) + packing.flush()
+    assert decoded(raw, "deflate", 100) == decoded(zlib.compress(b"hello" * 9), "deflate", 100)
+    reading = decoder("deflate", 100)
+    assert b"".join(reading.feed(raw[i : i + 1]) for i in range(len(raw))) == b"hello" * 9
+
+
+def test_a_stream_that_only_ends_is_no_complete_answer() -> None:
+    """Found by fuzzing: an end of the right name, whose data says otherwise, after no start."""
+    tee = EventTee(wire_format("anthropic"), "messages", "", 10_000)
+    tee.feed(b'event: message_stop\ndata: {"type":"ping"}\n\n')
+    tee.close()
+    assert tee.result() == (None, False)
+    assert tee.unreadable

@@ -1,0 +1,107 @@
+"""Retention: what is older than its stream's rule is erased, once, and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apprentice_pipeline.records import Feedback, Verdict, date_of, now_us
+from apprentice_pipeline.stages.maintenance import DAY_US, Compacted, compact, retention_days
+from apprentice_pipeline.stages.results import append_records
+from apprentice_pipeline.store.drain import drain
+from apprentice_pipeline.store.spool import Spool
+from apprentice_pipeline.store.workspace import Workspace
+
+Captured = Callable[..., Any]
+RULES = """\
+capture: {retention_days: 30}
+tasks:
+  - {name: short, retention_days: 5}
+  - {name: plain}
+"""
+
+
+def ids(workspace: Workspace, table: str = "captures", tenant: str = "default") -> set[str]:
+    return set(workspace.lake.scan(tenant, table).collect()["pair_id"].to_list())
+
+
+def test_each_stream_has_its_own_rule_else_everybodys(home: Any, captured: Captured) -> None:
+    home.configure(RULES)
+    with home.open() as workspace:
+        found = {name: retention_days(workspace.config, name) for name in ("short", "plain", "x")}
+        assert found == {"short": 5, "plain": 30, "x": 30}
+        kept, count = set(), 0
+        for namespace, days in (("short", 5), ("plain", 30), ("stream", 30)):
+            captured(workspace, 3, namespace=namespace, ago_us=(days + 1) * DAY_US)
+            young = captured(workspace, 2, namespace=namespace, ago_us=(days - 1) * DAY_US)
+            kept |= {each.pair_id for each in young}
+            count += 3
+        captured(workspace, 1, namespace="short", tenant="other", ago_us=6 * DAY_US)
+        captured(workspace, 1, namespace="stream", tenant="other", ago_us=6 * DAY_US)
+        assert compact(workspace).expired_pairs == count + 1
+        assert ids(workspace) == kept
+        assert len(ids(workspace, tenant="other")) == 1
+        today = date_of(now_us())
+        assert workspace.state.counters("default", "short", since_day=today) == {"expired": 3.0}
+        assert compact(workspace).expired_pairs == 0
+        assert workspace.state.counters("default", "short", since_day=today) == {"expired": 3.0}
+
+
+def test_without_a_rule_everything_stays(workspace: Workspace, captured: Captured) -> None:
+    captured(workspace, 3, ago_us=4_000 * DAY_US)
+    assert compact(workspace).expired_pairs == 0
+    assert len(ids(workspace)) == 3
+
+
+def test_what_expired_leaves_one_tombstone_and_no_byte(home: Any, captured: Captured) -> None:
+    """Nor do its verdict and its label stay, or the row that was trimmed from a living spool."""
+    home.configure("capture: {retention_days: 10}")
+    with home.open() as workspace:
+        old = captured(workspace, 1, ago_us=0)[0]
+        workspace.lake.erase("default")
+        spool = Spool.open(workspace.home.spool, workspace.vault)
+        assert spool.put(old, tenant="default").exception() is None
+        drain(workspace.home.spool, workspace.lake)
+        append_records(
+            workspace,
+            "default",
+            [
+                Verdict(old.pair_id, old.namespace, now_us(), "v", "verified", 1.0, 3, ""),
+                Feedback(old.pair_id, old.namespace, now_us(), "edit", "a better answer"),
+            ],
+        )
+        row = workspace.lake.scan("default", "captures").collect().row(0, named=True)
+        marks = [row["input"][5:40], row["output"][5:40], row["dedup_key"]]
+        later_us = now_us() + 11 * DAY_US
+        assert compact(workspace, at_us=later_us).expired_pairs == 1
+        spool.close()
+        for table in ("captures", "verdicts", "feedback"):
+            assert ids(workspace, table) == set()
+        stones = workspace.state.tombstones("default", old.namespace)
+        assert [(stone.pair_id, stone.erased_at_us) for stone in stones] == [
+            (old.pair_id, later_us)
+        ]
+        for file in home.root.rglob("*"):
+            content = file.read_bytes() if file.is_file() else b""
+            assert not any(mark in content for mark in marks), file.name
+
+
+def test_a_round_that_was_cut_short_is_finished_by_the_next(
+    home: Any, captured: Captured, tmp_path: Path
+) -> None:
+    """Its tombstones were there already: they are not made twice."""
+    home.configure("capture: {retention_days: 10}")
+    with home.open() as workspace:
+        old = captured(workspace, 4, ago_us=11 * DAY_US)
+        obstacle = workspace.home.spool / "0.db"
+        obstacle.write_bytes(b"\x13" * 10_000)
+        with pytest.raises(Exception, match="damaged"):
+            compact(workspace)
+        assert len(ids(workspace)) == 4
+        drain(workspace.home.spool, workspace.lake)
+        assert compact(workspace) == Compacted(tables=0, expired_pairs=4)
+        stones = workspace.state.tombstones("default", old[0].namespace)
+        assert sorted(stone.pair_id for stone in stones) == sorted(each.pair_id for each in old)

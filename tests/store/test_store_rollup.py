@@ -1,0 +1,142 @@
+"""Kept counts equal a counting anew, whatever was added, judged, compacted or erased between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from apprentice_pipeline.records import Exchange, Verdict
+from apprentice_pipeline.settings import load_settings
+from apprentice_pipeline.store import rollup
+from apprentice_pipeline.store.erasure import erase
+from apprentice_pipeline.store.rollup import StreamCounts, stream_counts
+from apprentice_pipeline.store.rows import record_rows
+from apprentice_pipeline.store.workspace import Workspace
+
+Make = Callable[..., Exchange]
+Store = Callable[..., None]
+HOURS = 60
+"""Exchanges of the fixture are a minute apart."""
+
+
+def judged(made: Exchange, word: str, after: int = 1) -> Verdict:
+    moment = made.created_at_us + after
+    return Verdict(made.pair_id, made.namespace, moment, "v", word, None, 0, "")
+
+
+def counts(workspace: Workspace, since_us: int = 0, recent_us: int = 0) -> StreamCounts:
+    return stream_counts(workspace, "acme", "tickets", since_us=since_us, recent_us=recent_us)
+
+
+def anew(workspace: Workspace, **times: int) -> StreamCounts:
+    kept = workspace.home.work / "acme" / "tickets" / "counts.arrow"
+    aside = kept.with_name("aside")
+    if kept.exists():
+        kept.rename(aside)
+    found = counts(workspace, **times)
+    kept.unlink(missing_ok=True)
+    if aside.exists():
+        aside.rename(kept)
+    return found
+
+
+def test_a_stream_s_pairs_by_verdict_and_day(
+    workspace: Workspace, store: Store, exchange: Make
+) -> None:
+    day = 24 * HOURS
+    made = [exchange(number * day // 2) for number in range(6)]
+    same = exchange(5 * day // 2)
+    store(*made, same, exchange(1, status=500), exchange(2, namespace="mail"))
+    store(*(judged(each, "verified") for each in made[:4]), judged(made[4], "quarantined"))
+    store(judged(made[0], "rejected", 9), judged(made[4], "approved", 9), judged(same, "verified"))
+    found = counts(workspace, since_us=made[2].created_at_us, recent_us=made[3].created_at_us)
+    assert (found.pairs, found.verified, found.inputs) == (7, 5, 5)
+    assert (found.new_inputs, found.recent) == (3, 2)
+    assert found.first_at_us == made[0].created_at_us
+    assert found.unverified_days == (("2025-10-11", 1),)
+
+
+def test_nothing_captured_is_nothing(workspace: Workspace) -> None:
+    assert counts(workspace) == StreamCounts()
+
+
+def test_a_damaged_or_older_file_costs_a_counting_and_no_more(
+    workspace: Workspace, store: Store, exchange: Make
+) -> None:
+    store(exchange(0))
+    assert counts(workspace).pairs == 1
+    kept: Path = workspace.home.work / "acme" / "tickets" / "counts.arrow"
+    whole = kept.read_bytes()
+    for damage in (
+        b"",
+        b"{}\n",
+        whole[:40],
+        whole[:-30],
+        whole.replace(b'"format":1', b'"format":0'),
+    ):
+        kept.write_bytes(damage)
+        assert counts(workspace).pairs == 1
+    assert kept.stat().st_mode & 0o777 == 0o600
+
+
+WORDS = st.sampled_from(["verified", "quarantined", "rejected"])
+OTHER = st.sampled_from(["compact", "erase", "erase-all", "count"])
+STEP = st.one_of(
+    st.tuples(st.just("capture"), st.integers(1, 4), st.integers(0, 3)),
+    st.tuples(st.just("judge"), WORDS, st.integers(0, 9)),
+    st.tuples(OTHER, st.just(0), st.integers(0, 9)),
+)
+
+
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.lists(STEP, min_size=2, max_size=7))
+def test_counts_that_were_kept_equal_counts_made_anew(
+    tmp_path_factory: pytest.TempPathFactory, exchange: Make, steps: Any
+) -> None:
+    home = tmp_path_factory.mktemp("rollup") / "home"
+    workspace = Workspace.open(load_settings({"APPRENTICE_HOME": str(home)}))
+    made: list[Exchange] = []
+
+    def put(*records: Any) -> None:
+        for table, rows in record_rows(workspace.vault, "acme", records).items():
+            workspace.lake.append("acme", table, rows)
+
+    put(exchange(0))
+    for place, (kind, much, which) in enumerate(steps):
+        if kind == "capture":
+            new = [exchange(which * 12 * HOURS + number) for number in range(int(much))]
+            put(*new)
+            made += new
+        elif kind == "judge" and made:
+            put(judged(made[which % len(made)], str(much), place))
+        elif kind == "compact":
+            workspace.lake.compact("acme")
+        elif kind == "erase" and made:
+            gone = made.pop(which % len(made))
+            erase(workspace, "acme", namespace="tickets", pair_ids=[gone.pair_id], now_us=1)
+        elif kind == "erase-all":
+            erase(workspace, "acme", namespace="tickets", now_us=1)
+            made = []
+        kept = counts(workspace)
+        assert kept == anew(workspace)
+    workspace.close()
+
+
+def test_beyond_the_sample_only_distinct_inputs_are_estimated(
+    workspace: Workspace, store: Store, exchange: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollup, "SAMPLE_ROWS", 200)
+    monkeypatch.setattr(rollup, "COUNT_ROWS", 300)
+    made = [exchange(number) for number in range(1_000)]
+    for start in range(0, 1_000, 250):
+        part = made[start : start + 250]
+        store(*part, *(judged(each, "verified") for each in part))
+        found = counts(workspace)
+        assert (found.pairs, found.verified) == (start + 250, start + 250)
+        assert found.inputs == pytest.approx(start + 250, rel=0.4)
+    assert anew(workspace) == counts(workspace)

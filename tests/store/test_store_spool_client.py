@@ -1,0 +1,271 @@
+"""A spool whose writer is a process: the spool's promises, kept through that process's death."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+import subprocess
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from apprentice_pipeline.errors import CannotOpen, StorageFull, StoreError
+from apprentice_pipeline.records import Exchange
+from apprentice_pipeline.store.drain import drain, waiting_rows
+from apprentice_pipeline.store.sealing import PlainRow
+from apprentice_pipeline.store.spool_client import SpoolClient
+from apprentice_pipeline.store.spool_file import Lock
+from apprentice_pipeline.store.spool_frames import (
+    AcknowledgementReader,
+    RecordReader,
+    acknowledgement,
+    record_frame,
+)
+from apprentice_pipeline.store.spool_writer import MAX_PENDING_ROWS, NumberedRow
+from apprentice_pipeline.store.workspace import Workspace
+
+TENANT = "acme"
+
+
+@pytest.fixture
+def lost() -> list[str]:
+    """One entry for each time that the writer was found dead."""
+    return []
+
+
+@pytest.fixture
+def spool(workspace: Workspace, lost: list[str]) -> Iterator[SpoolClient]:
+    opened = SpoolClient.open(workspace, lambda: lost.append("lost"))
+    yield opened
+    opened.close()
+
+
+def stored(workspace: Workspace) -> list[str]:
+    """The pair ids of the lake, after a drain."""
+    assert drain(workspace.home.spool, workspace.lake).failed == 0
+    return workspace.lake.scan(TENANT, "captures").collect()["pair_id"].to_list()
+
+
+async def test_a_committed_record_is_on_the_disk_and_sealed(
+    spool: SpoolClient, workspace: Workspace, exchange: Callable[..., Exchange]
+) -> None:
+    canary = "canary-7f31"
+    made = exchange(output=canary)
+    await spool.commit(made, tenant=TENANT)
+    assert spool.pending == 0
+    assert spool.writer_pid is not None
+    assert waiting_rows(workspace.home.spool) == 1
+    for file in workspace.home.spool.iterdir():
+        assert canary.encode() not in file.read_bytes()
+    assert stored(workspace) == [made.pair_id]
+
+
+async def test_a_large_record_and_many_small_ones_arrive_whole(
+    spool: SpoolClient, workspace: Workspace, exchange: Callable[..., Exchange]
+) -> None:
+    large = exchange(0, output="x" * 9_000_000)
+    records = [large, *(exchange(number) for number in range(1, 400))]
+    await asyncio.gather(*(spool.commit(record, tenant=TENANT) for record in records))
+    assert sorted(stored(workspace)) == sorted(record.pair_id for record in records)
+
+
+async def test_a_record_that_cannot_be_sealed_fails_alone(
+    spool: SpoolClient, exchange: Callable[..., Exchange], workspace: Workspace
+) -> None:
+    good, no_json = exchange(0), exchange(1, output={"a set": {1}})
+    outcomes = await asyncio.gather(
+        *(spool.commit(record, tenant=TENANT) for record in (good, no_json)),
+        return_exceptions=True,
+    )
+    assert outcomes[0] is None
+    assert isinstance(outcomes[1], StoreError)
+    assert spool.failed == 1
+    assert stored(workspace) == [good.pair_id]
+
+
+async def test_nothing_is_lost_or_doubled_when_the_writer_is_killed_at_any_moment(
+    workspace: Workspace, exchange: Callable[..., Exchange]
+) -> None:
+    acknowledged: list[str] = []
+    for turn in range(6):
+        lost: list[str] = []
+        spool = SpoolClient.open(workspace, lambda lost=lost: lost.append("lost"))  # type: ignore[misc]
+        records = [exchange(turn * 1_000 + number) for number in range(400)]
+        waiting = [spool.put(record, tenant=TENANT) for record in records[:300]]
+        await asyncio.wait(waiting[: turn * 60 + 1], return_when=asyncio.FIRST_COMPLETED)
+        assert spool.writer_pid is not None
+        os.kill(spool.writer_pid, signal.SIGKILL)
+        waiting += [spool.put(record, tenant=TENANT) for record in records[300:]]
+        await asyncio.wait_for(asyncio.gather(*waiting), 60)  # type: ignore[arg-type]
+        acknowledged += [record.pair_id for record in records]
+        assert lost == ["lost"]
+        assert spool.writer_pid is None
+        await asyncio.to_thread(spool.close)
+    assert sorted(stored(workspace)) == sorted(acknowledged)
+
+
+async def test_rows_drained_before_the_writer_died_are_not_written_again(
+    spool: SpoolClient, workspace: Workspace, exchange: Callable[..., Exchange]
+) -> None:
+    """The worker may not have read the acknowledgement yet when a drain has trimmed the row."""
+    record, pid = exchange(), spool.writer_pid
+    assert pid is not None
+    waiter = spool.put(record, tenant=TENANT)
+    spool._send()
+    while not await asyncio.to_thread(waiting_rows, workspace.home.spool):
+        await asyncio.to_thread(os.sched_yield)
+        if waiter.done():
+            break
+    assert stored(workspace) == [record.pair_id]
+    os.kill(pid, signal.SIGKILL)
+    await asyncio.wait_for(spool.commit(exchange(1), tenant=TENANT), 60)
+    assert len(stored(workspace)) == 2
+
+
+async def test_the_writer_commits_what_a_killed_worker_had_handed_over(
+    workspace: Workspace,
+    exchange: Callable[..., Exchange],
+    child: Callable[..., subprocess.Popen[str]],
+) -> None:
+    worker = child(WORKER, str(workspace.home.root))
+    assert worker.stdout is not None
+    told = await asyncio.to_thread(worker.stdout.readline)
+    pair_ids = told.split()
+    worker.kill()
+    await asyncio.to_thread(worker.communicate)
+    assert len(pair_ids) == 200
+    for _ in range(600):
+        if not any(workspace.home.spool.glob("*.db")) or len(stored(workspace)) >= 200:
+            break
+        await asyncio.sleep(0.1)
+    assert sorted(stored(workspace)) == sorted(pair_ids)
+
+
+WORKER = """
+import asyncio, sys, time
+from apprentice_pipeline.settings import load_settings
+from apprentice_pipeline.records import Exchange, Usage
+from apprentice_pipeline.store.spool_client import SpoolClient
+from apprentice_pipeline.store.workspace import Workspace
+
+async def main():
+    spool = SpoolClient.open(Workspace.open(load_settings({"APPRENTICE_HOME": sys.argv[1]})))
+    ids = [f"pair-{number}" for number in range(200)]
+    for pair_id in ids:
+        spool.put(Exchange(pair_id, "acme", "tickets", 1, "openai", "chat.completions", "m", 200,
+            True, False, "remote", {"messages": ["?"]}, "yes", 1, None, Usage(), None),
+            tenant="acme")
+    spool._send()
+    assert not spool._unsent
+    print(*ids, flush=True)
+    time.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+async def test_a_spool_is_not_removed_while_its_writer_still_commits(
+    spool: SpoolClient, workspace: Workspace, exchange: Callable[..., Exchange]
+) -> None:
+    await spool.commit(exchange(), tenant=TENANT)
+    assert drain(workspace.home.spool, workspace.lake).removed == 0
+    assert Lock.take(workspace.home.spool / f"{spool.spool_id}.lock") is None
+
+
+async def test_a_removed_file_is_replaced_under_a_new_id(
+    spool: SpoolClient, workspace: Workspace, exchange: Callable[..., Exchange]
+) -> None:
+    first = spool.spool_id
+    (workspace.home.spool / f"{first}.db").unlink()
+    await asyncio.wait_for(spool.commit(exchange(), tenant=TENANT), 60)
+    assert spool.spool_id != first
+    assert len(stored(workspace)) == 1
+
+
+async def test_what_waits_is_bounded(
+    spool: SpoolClient, workspace: Workspace, exchange: Callable[..., Exchange]
+) -> None:
+    file = workspace.home.spool / f"{spool.spool_id}.db"
+    blocker = sqlite3.connect(file, isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    record = exchange()
+    waiting = [spool.put(record, tenant=TENANT) for _ in range(MAX_PENDING_ROWS)]
+    with pytest.raises(StoreError, match="wait for the disk"):
+        await spool.commit(record, tenant=TENANT)
+    blocker.execute("ROLLBACK")
+    blocker.close()
+    await asyncio.wait_for(asyncio.gather(*waiting), 60)  # type: ignore[arg-type]
+    assert waiting_rows(workspace.home.spool) == MAX_PENDING_ROWS
+
+
+def test_closing_commits_what_waits(
+    workspace: Workspace, exchange: Callable[..., Exchange]
+) -> None:
+    spool = SpoolClient.open(workspace)
+
+    async def put() -> None:
+        for number in range(50):
+            spool.put(exchange(number), tenant=TENANT)
+
+    async def put_late() -> None:
+        await spool.commit(exchange(), tenant=TENANT)
+
+    asyncio.run(put())
+    spool.close()
+    spool.close()
+    assert waiting_rows(workspace.home.spool) == 50
+    with pytest.raises(StoreError, match="closed"):
+        asyncio.run(put_late())
+
+
+parts = st.none() | st.binary(max_size=50)
+names = st.text(max_size=8)
+rows = st.builds(PlainRow, names, names, names, names, st.binary(max_size=40), parts, parts)
+
+
+@given(st.lists(rows, max_size=8), st.integers(1, 60))
+def test_records_arrive_equal_however_the_bytes_are_cut(rows: list[PlainRow], cut: int) -> None:
+    sent = [NumberedRow(number, row) for number, row in enumerate(rows)]
+    data, reader = b"".join(map(record_frame, sent)), RecordReader()
+    pieces = (data[start : start + cut] for start in range(0, len(data), cut))
+    assert [record for piece in pieces for record in reader.feed(piece)] == sent
+
+
+@given(st.integers(1, 40))
+def test_acknowledgements_arrive_equal_however_the_bytes_are_cut(cut: int) -> None:
+    row = PlainRow("captures", "acme", "tickets", "p", b"{}")
+    batch = [NumberedRow(number, row) for number in (4, 6, 9)]
+    outcome = [None, StorageFull("full", remedy="free some"), CannotOpen("moved")]
+    data = acknowledgement(batch, outcome) + acknowledgement(batch, [None, None, ValueError("x")])
+    reader = AcknowledgementReader()
+    told = [
+        decided
+        for start in range(0, len(data), cut)
+        for decided in reader.feed(data[start : start + cut])
+    ]
+    assert [newest for newest, _ in told] == [9, 9]
+    first, second = (failed for _, failed in told)
+    assert {seq: type(error) for seq, error in first.items()} == {6: StorageFull, 9: CannotOpen}
+    assert getattr(first[6], "remedy", "") == "free some"
+    assert "x" not in str(second[9]).removeprefix("the spool failed: ValueError").strip()
+
+
+async def test_a_writer_that_dies_with_nothing_waiting_leaves_its_numbers_taken(
+    spool: SpoolClient, workspace: Workspace, exchange: Callable[..., Exchange], lost: list[str]
+) -> None:
+    """Rows under the numbers of rows that are committed would pass for those, and be dropped."""
+    records = [exchange(number) for number in range(6)]
+    for record in records[:3]:
+        await spool.commit(record, tenant=TENANT)
+    assert spool.pending == 0
+    assert spool.writer_pid is not None
+    os.kill(spool.writer_pid, signal.SIGKILL)
+    while not lost:
+        await asyncio.to_thread(os.sched_yield)
+    for record in records[3:]:
+        await spool.commit(record, tenant=TENANT)
+    assert sorted(stored(workspace)) == sorted(record.pair_id for record in records)
