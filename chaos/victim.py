@@ -71,7 +71,7 @@ class Victim:
 
     def writers(self) -> list[int]:
         """The process ids of the workers' spool writers."""
-        return [pid for worker in self.workers() for pid in _children(worker, "spool_process")]
+        return [pid for worker in self.workers() for pid in _children(worker, "gateway.writer")]
 
     def kill(self, kind: str, dice: random.Random) -> str:
         """Kills by `kind` (see `KINDS`), and starts again what cannot do so itself. Returns who

@@ -21,6 +21,7 @@ from apprentice_pipeline.gateway.local import Champions, LocalAnswers
 from apprentice_pipeline.gateway.metrics import Metrics
 from apprentice_pipeline.gateway.observing import OBSERVED, observer
 from apprentice_pipeline.gateway.pricing import Pricing
+from apprentice_pipeline.gateway.reading import ExchangeReader
 from apprentice_pipeline.gateway.recording import Recorder
 from apprentice_pipeline.gateway.refusals import refuse
 from apprentice_pipeline.gateway.relay import Relay
@@ -29,7 +30,7 @@ from apprentice_pipeline.gateway.tally import Tally
 from apprentice_pipeline.gateway.tasks import Apprentices
 from apprentice_pipeline.gateway.upstream import Upstream
 from apprentice_pipeline.routing import Router
-from apprentice_pipeline.store.spool import RecordSink
+from apprentice_pipeline.store.spool_client import SpoolClient
 from apprentice_pipeline.store.workspace import Workspace
 
 
@@ -47,7 +48,7 @@ class GatewayApp:
     """Captures go straight through; everything else goes to the control plane."""
 
     def __init__(
-        self, workspace: Workspace, spool: RecordSink, make_router: Callable[[], Router] | None
+        self, workspace: Workspace, spool: SpoolClient, make_router: Callable[[], Router] | None
     ) -> None:
         self._workspace = workspace
         self._spool = spool
@@ -58,6 +59,7 @@ class GatewayApp:
         self._observer = observer(config)
         self._metrics = Metrics()
         self._tally = Tally(workspace.state, self._metrics, config.budget.timezone)
+        spool.on_counts = self._tally.take_in
         self._access = Access(workspace)
         self._apprentices = Apprentices(workspace.settings)
         self._control: ASGIApp = ControlPlane(
@@ -96,7 +98,8 @@ class GatewayApp:
         upstream = Upstream(config.remote.endpoints, config.gateway)
         pricing = Pricing(config.remote.prices)
         timeout_s = config.gateway.commit_timeout_ms / 1_000
-        recorder = Recorder(self._spool, self._tally, pricing, timeout_s)
+        reader = ExchangeReader.of(config)
+        recorder = Recorder(self._spool, self._tally, reader, timeout_s)
         background = [asyncio.create_task(self._tally.run())]
         local: LocalAnswers | None = None
         if self._make_router is not None:
@@ -142,7 +145,7 @@ class GatewayApp:
 
 
 def create_app(
-    workspace: Workspace, spool: RecordSink, make_router: Callable[[], Router] | None = None
+    workspace: Workspace, spool: SpoolClient, make_router: Callable[[], Router] | None = None
 ) -> GatewayApp:
     """The application of one worker; `make_router` is called on its event loop, None means
     that nothing is ever answered locally.

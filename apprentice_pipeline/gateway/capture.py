@@ -21,7 +21,6 @@ from apprentice_pipeline.errors import ApprenticeError, RemoteError, WireError
 from apprentice_pipeline.gateway import replies
 from apprentice_pipeline.gateway.access import Access, Caller, Refusal
 from apprentice_pipeline.gateway.allowance import Allowance
-from apprentice_pipeline.gateway.encodings import decoded
 from apprentice_pipeline.gateway.headers import Incoming, read_headers
 from apprentice_pipeline.gateway.intake import ClientGone, Intake, TooLarge
 from apprentice_pipeline.gateway.load import RETRY_LATER, Load
@@ -35,7 +34,7 @@ from apprentice_pipeline.gateway.tally import Tally
 from apprentice_pipeline.gateway.upstream import Outgoing, Upstream, climbs
 from apprentice_pipeline.records import Answer, new_pair_id, now_us
 from apprentice_pipeline.wire import openai
-from apprentice_pipeline.wire.forms import WireFormat
+from apprentice_pipeline.wire.forms import WireFormat, WireRequest
 from apprentice_pipeline.wire.providers import PROVIDERS, wire_format
 
 PREFIX = "/v1/capture/"
@@ -137,7 +136,7 @@ class Captures:
         intake = Intake(receive, self._limits.max_body_bytes)
         passage = Passage(wire, caller, namespace, headers, outgoing, intake, send)
         if endpoint is not None:
-            passage.call = _new_call(caller.tenant, namespace, provider, endpoint, began_ns)
+            passage.call = _new_call(passage, provider, endpoint, began_ns)
         if OBSERVED in scope:
             scope[OBSERVED].admitted(caller.tenant, namespace, provider, endpoint, passage.call)
         return passage
@@ -179,57 +178,66 @@ class Captures:
         return body
 
     async def _answered_locally(self, passage: Passage, call: Call, body: bytes) -> bool:
-        """Reads the request and lets the router try; True where the response has been sent."""
+        """Lets the router try; True where the response has been sent."""
+        call.body = body
         try:
-            self._read_request(passage, call, body)
+            if self._asks_for_stream(call):
+                passage.watch()
             local = self._local
             if local is None or not local.may_answer(call):
                 return False
-            attempt = passage.attempt = await local.attempt(call)
+            request = call.request(self._capture.max_bytes)
+            if request is None:
+                return False
+            attempt = passage.attempt = await local.attempt(call, request)
             call.inclusion_probability = attempt.inclusion_probability
-            if attempt.answer is not None and await self._serve(passage, call, attempt.answer):
-                await local.settle_served(call, attempt, passage.wire, passage.outgoing, body)
+            given = attempt.answer
+            if given is not None and await self._serve(passage, call, request, given):
+                await local.settle_served(call, attempt, passage.outgoing, request)
                 return True
             if attempt.fallback is not None and self._allowance.exhausted(call.namespace):
-                return await self._serve(passage, call, attempt.fallback, risky=True)
+                return await self._serve(passage, call, request, attempt.fallback, risky=True)
             call.began_ns = time.perf_counter_ns()
         except Exception:  # fail open: whatever fails of ours, the call goes through
             self._relay.fail_open(passage)
         return passage.began
 
-    def _read_request(self, passage: Passage, call: Call, body: bytes) -> None:
-        try:
-            plain = decoded(body, passage.headers.content_encoding, self._capture.max_bytes)
-            target = f"{passage.outgoing.path}?{passage.outgoing.query}"
-            call.request = passage.wire.read_request(call.endpoint, plain, target)
-        except WireError:
-            self._tally.add(call.tenant, call.namespace, unreadable=1)
-        if call.request is not None and call.request.streamed:
-            passage.watch()
+    def _asks_for_stream(self, call: Call) -> bool:
+        """Whether a stream is asked for; a request is only read where it may be."""
+        if call.provider != "gemini" and not call.coding and b'"stream"' not in call.body:
+            return False
+        request = call.request(self._capture.max_bytes)
+        return request is not None and request.streamed
 
     async def _serve(
-        self, passage: Passage, call: Call, answer: Answer, *, risky: bool = False
+        self,
+        passage: Passage,
+        call: Call,
+        request: WireRequest,
+        answer: Answer,
+        *,
+        risky: bool = False,
     ) -> bool:
         """Sends a local answer; False where the provider's format has no form for it."""
         local = self._local
         assert local is not None
         try:
-            parts = local.written(call, answer, passage.wire)
+            parts = local.written(call, request, answer)
         except WireError:
             self._tally.add(call.tenant, call.namespace, local_unwritable=1)
             passage.attempt = None
             return False
         passage.unwatch()
         passage.began = passage.recorded = True
-        await local.serve(call, answer, parts, passage.send, risky=risky)
+        await local.serve(call, request, answer, parts, passage.send, risky=risky)
         return True
 
     def _with_usage(self, call: Call, body: bytes) -> bytes:
         """The body as sent; with usage asked for only where the configuration says to."""
-        request = call.request
-        if not self._capture.inject_usage or request is None or not request.streamed:
+        if not self._capture.inject_usage or call.endpoint != openai.CHAT:
             return body
-        if request.include_usage or call.endpoint != openai.CHAT:
+        request = call.request(self._capture.max_bytes)
+        if request is None or not request.streamed or request.include_usage:
             return body
         return openai.with_usage(body)
 
@@ -275,16 +283,19 @@ class Captures:
         await passage.refuse(500, _FAILED)
 
 
-def _new_call(tenant: str, namespace: str, provider: str, endpoint: str, began_ns: int) -> Call:
-    at_us = now_us()
+def _new_call(passage: Passage, provider: str, endpoint: str, began_ns: int) -> Call:
+    at_us, outgoing = now_us(), passage.outgoing
     return Call(
         pair_id=new_pair_id(at_us),
-        tenant=tenant,
-        namespace=namespace,
+        tenant=passage.caller.tenant,
+        namespace=passage.namespace,
         provider=provider,
         endpoint=endpoint,
+        wire=passage.wire,
+        target=f"{outgoing.path}?{outgoing.query}" if outgoing.query else outgoing.path,
         created_at_us=at_us,
         began_ns=began_ns,
+        coding=passage.headers.content_encoding,
     )
 
 

@@ -27,7 +27,7 @@ from apprentice_pipeline.records import Answer
 from apprentice_pipeline.routing.attempt import Attempt, Duplicate
 from apprentice_pipeline.routing.router import Router
 from apprentice_pipeline.store.state import State
-from apprentice_pipeline.wire.forms import WireFormat
+from apprentice_pipeline.wire.forms import WireFormat, WireRequest
 from apprentice_pipeline.wire.outputs import ending_of
 
 ROUTED = frozenset({"chat.completions", "messages", "generateContent"})
@@ -76,41 +76,38 @@ class LocalAnswers:
 
     def may_answer(self, call: Call) -> bool:
         """Whether it is worth asking the router at all."""
-        return (
-            (call.tenant, call.namespace) in self.champions
-            and call.endpoint in ROUTED
-            and call.request is not None
-        )
+        return call.endpoint in ROUTED and (call.tenant, call.namespace) in self.champions
 
-    async def attempt(self, call: Call) -> Attempt:
+    async def attempt(self, call: Call, request: WireRequest) -> Attempt:
         """What the router makes of a call; `answer` is set where the local model serves it."""
-        assert call.request is not None
-        source = call.request.input
-        return await self.router.attempt(call.tenant, call.namespace, source, call.pair_id)
+        return await self.router.attempt(call.tenant, call.namespace, request.input, call.pair_id)
 
-    def written(self, call: Call, answer: Answer, wire: WireFormat) -> list[bytes]:
+    def written(self, call: Call, request: WireRequest, answer: Answer) -> list[bytes]:
         """The local answer as the provider would have written it: one body, or events.
 
         Raises: WireError when the provider's format has no form for it.
         """
-        request = call.request
-        assert request is not None
-        write = wire.write_stream if request.streamed else _write_whole(wire)
+        write = call.wire.write_stream if request.streamed else _write_whole(call.wire)
         created_s = call.created_at_us // 1_000_000
         return list(
             write(call.endpoint, request, answer, response_id=_id_of(call), created_s=created_s)
         )
 
     async def serve(
-        self, call: Call, answer: Answer, parts: list[bytes], send: Send, *, risky: bool
+        self,
+        call: Call,
+        request: WireRequest,
+        answer: Answer,
+        parts: list[bytes],
+        send: Send,
+        *,
+        risky: bool,
     ) -> None:
         """Commits the exchange, then sends what `written` made of the answer.
 
         `risky` marks an answer below the threshold, given because the budget is exhausted.
         """
-        request = call.request
-        assert request is not None
-        await self.recorder.local(call, answer.output, answer.model, answer.usage)
+        await self.recorder.local(call, request, answer)
         marks = replies.marks(b"local", call.pair_id)
         if risky:
             self.tally.add(call.tenant, call.namespace, quality_risk=1)
@@ -126,17 +123,16 @@ class LocalAnswers:
         await replies.piece(send, b"", more=False)
 
     async def settle_served(
-        self, call: Call, attempt: Attempt, wire: WireFormat, outgoing: Outgoing, body: bytes
+        self, call: Call, attempt: Attempt, outgoing: Outgoing, request: WireRequest
     ) -> None:
         """After a local answer: the router may ask the provider too, in the background."""
-        assert call.request is not None
-        if not attempt.sampled or len(body) > MOST_DUPLICATE_BYTES:
+        if not attempt.sampled or len(call.body) > MOST_DUPLICATE_BYTES:
             return
         duplicate = Duplicate(
-            ask=self._duplicate(call, wire, outgoing, body),
+            ask=self._duplicate(call, outgoing),
             provider=call.provider,
             endpoint=call.endpoint,
-            model=call.request.model,
+            model=request.model,
         )
         await self.router.settle(attempt, duplicate=duplicate)
 
@@ -144,14 +140,12 @@ class LocalAnswers:
         """After a remote answer: the router compares it, in the background, where it owes that."""
         await self.router.settle(attempt, output, latency_us)
 
-    def _duplicate(
-        self, call: Call, wire: WireFormat, outgoing: Outgoing, body: bytes
-    ) -> Callable[[], Awaitable[Answer]]:
+    def _duplicate(self, call: Call, outgoing: Outgoing) -> Callable[[], Awaitable[Answer]]:
         """The customer's own request again, unstreamed, with the customer's own credentials."""
 
         async def ask() -> Answer:
             began = time.perf_counter_ns()
-            response = await self.upstream.send(*_unstreamed(wire, outgoing, body))
+            response = await self.upstream.send(*_unstreamed(call.wire, outgoing, call.body))
             try:
                 data = await response.read()
             finally:
@@ -159,7 +153,9 @@ class LocalAnswers:
             if response.status != 200:
                 raise RemoteError("the provider refused a sample", status=response.status)
             coding = response.headers.get("content-encoding", "")
-            read = wire.read_response(call.endpoint, decoded(data, coding, MOST_DUPLICATE_BYTES))
+            read = call.wire.read_response(
+                call.endpoint, decoded(data, coding, MOST_DUPLICATE_BYTES)
+            )
             return Answer(
                 output=read.output,
                 model=read.model,

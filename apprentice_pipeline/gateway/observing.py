@@ -50,6 +50,8 @@ class Observation:
         """Whom and what the request turned out to be for."""
         self.tenant, self.namespace, self.provider = tenant, namespace, provider
         self.endpoint, self.call = endpoint or UNKNOWN, call
+        if call is not None:
+            call.watched = True
 
     @property
     def latency_us(self) -> int:

@@ -1,7 +1,7 @@
 """From a finished call to a committed exchange.
 
-Belongs here: making the record, committing it within the time a response may be held, counting
-what it was. Does not: HTTP.
+Belongs here: handing the call's bytes over, waiting for the commit as long as a response may be
+held, counting what was lost. Does not: HTTP, reading the bytes (`reading`).
 Promise: nothing here raises or takes longer than the commit timeout, whatever fails.
 """
 
@@ -10,42 +10,65 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from apprentice_pipeline.errors import ApprenticeError, StorageFull, Unstorable
-from apprentice_pipeline.gateway.pricing import Pricing
+from apprentice_pipeline.errors import StorageFull, Unstorable, WireError
+from apprentice_pipeline.gateway.encodings import decoded
+from apprentice_pipeline.gateway.reading import ExchangeReader, Passed, Told, without_content
 from apprentice_pipeline.gateway.tally import Tally
-from apprentice_pipeline.records import CUT, REFUSED, WHOLE, Exchange, Usage
+from apprentice_pipeline.gateway.tee import EventTee, WholeTee
+from apprentice_pipeline.records import Answer, Exchange
+from apprentice_pipeline.store.sealing import PlainRow, plain_row
 from apprentice_pipeline.store.spool import RecordSink
-from apprentice_pipeline.wire.conversation import estimate_usage
-from apprentice_pipeline.wire.forms import WireRequest, WireResponse
-from apprentice_pipeline.wire.outputs import ending_of
+from apprentice_pipeline.wire.forms import WireFormat, WireRequest
 
-NO_CONTENT: dict[str, Any] = {"messages": [], "parameters": {}}
+_READ_HERE = 1 << 18
+"""Bytes of a response that the event loop takes the time to read; more goes to a thread."""
 
 
 @dataclass(slots=True)
 class Call:
-    """One captured call, from its admission to its end; times are `perf_counter_ns`."""
+    """One captured call, from its admission to its end; times are `perf_counter_ns`.
+
+    `watched`: somebody wants to know what it was, in this process (`observing`).
+    """
 
     pair_id: str
     tenant: str
     namespace: str
     provider: str
     endpoint: str
+    wire: WireFormat
+    target: str
     created_at_us: int
     began_ns: int
-    request: WireRequest | None = None
+    body: bytes = b""
+    coding: str = ""
     inclusion_probability: float = 1.0
     first_byte_ns: int = 0
-    finish_reason: str | None = None
+    watched: bool = False
     exchange: Exchange | None = None
+    finish_reason: str | None = None
+    known_request: WireRequest | None = None
+    """What `request` has read."""
+    _was_read: bool = False
 
     def elapsed_us(self) -> int:
         """Microseconds since the request went out."""
         return (time.perf_counter_ns() - self.began_ns) // 1_000
+
+    def request(self, most_bytes: int) -> WireRequest | None:
+        """What is asked, read when first wanted; None where it cannot be read."""
+        if not self._was_read:
+            self._was_read = True
+            try:
+                plain = decoded(self.body, self.coding, most_bytes)
+                self.known_request = self.wire.read_request(self.endpoint, plain, self.target)
+            except WireError:
+                self.known_request = None
+        return self.known_request
 
 
 class Deadlines:
@@ -94,75 +117,58 @@ class Deadlines:
 class Recorder:
     """Commits exchanges of one process. Lives on one event loop."""
 
-    def __init__(self, spool: RecordSink, tally: Tally, pricing: Pricing, timeout_s: float) -> None:
+    def __init__(
+        self, spool: RecordSink, tally: Tally, reader: ExchangeReader, timeout_s: float
+    ) -> None:
         self._spool = spool
         self._tally = tally
-        self._pricing = pricing
+        self._reader = reader
         self._deadlines = Deadlines(timeout_s)
 
     async def remote(
-        self, call: Call, status: int, response: WireResponse | None, *, complete: bool
+        self, call: Call, status: int, tee: EventTee | WholeTee | None, *, wanted: bool
     ) -> Any:
-        """Commits what the provider answered; the output that became a pair, else None."""
-        good = complete and 200 <= status < 300
-        readable = response is not None and call.request is not None and 200 <= status < 300
-        output = response.output if readable and response is not None else None
-        usage = self._usage(call, response, good)
-        model = (response.model if response is not None else "") or _asked_model(call)
-        cost = self._pricing.cost_usd(call.provider, model, usage) if output is not None else None
-        ending = ending_of(response) if readable and response is not None else WHOLE
-        exchange = _exchange(call, status, complete, "remote", output, model, usage, cost, ending)
-        call.exchange, call.finish_reason = exchange, response.finish_reason if response else None
-        self._count_remote(exchange, status)
-        exchange = call.exchange = await self._commit(exchange)
-        return output if exchange.is_pair else None
+        """Commits what the provider answered, as `tee` has it (None: nothing that is read).
 
-    async def local(self, call: Call, output: Any, model: str, usage: Usage) -> None:
+        What it was the spool's writer finds out. Where somebody here wants to know too it is also
+        read here: then the output that became a pair is returned, else None.
+        """
+        passed = _passed(call, status, tee)
+        self._tally.add(call.tenant, call.namespace, requests=1, remote=1)
+        self._tally.respond(call.provider, "remote", status, passed.latency_us / 1e6)
+        await self._commit(passed.row())
+        if not wanted and not call.watched:
+            return None
+        told = await self._read(passed)
+        if call.watched:
+            call.request(self._reader.most_bytes)
+        call.exchange, call.finish_reason = told.exchange, told.finish_reason
+        return told.exchange.output if told.exchange.is_pair else None
+
+    async def local(self, call: Call, request: WireRequest, answer: Answer) -> None:
         """Commits what the local model answered."""
-        exchange = _exchange(call, 200, True, "local", output, model, usage, 0.0, WHOLE)
-        call.exchange = exchange
+        exchange = call.exchange = _local_exchange(call, request, answer)
         self._tally.add(call.tenant, call.namespace, requests=1, local=1)
         self._tally.respond(call.provider, "local", 200, exchange.latency_us / 1e6)
-        call.exchange = await self._commit(exchange)
-
-    def _usage(self, call: Call, response: WireResponse | None, good: bool) -> Usage:
-        if response is None:
-            return Usage()
-        if response.usage.source != "none" or not good or call.request is None:
-            return response.usage
-        return estimate_usage(call.request.input, response.output)
-
-    def _count_remote(self, exchange: Exchange, status: int) -> None:
-        counts: dict[str, float] = {"requests": 1, "remote": 1}
-        if exchange.is_pair:
-            counts["pairs"] = 1
-        elif status >= 400:
-            counts["errors"] = 1
-        elif not exchange.complete:
-            counts["incomplete"] = 1
-        elif exchange.ending != WHOLE:
-            counts[_NOT_WHOLE[exchange.ending]] = 1
-        usage = exchange.usage
-        if usage.input_tokens is not None:
-            counts["input_tokens"] = usage.input_tokens
-        if usage.output_tokens is not None:
-            counts["output_tokens"] = usage.output_tokens
-        if usage.source == "estimated":
-            counts["usage_estimated"] = 1
-        if exchange.cost_usd is not None:
-            counts["cost_usd"] = exchange.cost_usd
-            self._tally.spend(exchange.tenant, exchange.namespace, exchange.cost_usd)
-        elif exchange.output is not None:
-            counts["unpriced"] = 1
-        self._tally.add(exchange.tenant, exchange.namespace, **counts)
-        self._tally.respond(exchange.provider, "remote", status, exchange.latency_us / 1e6)
-
-    async def _commit(self, exchange: Exchange) -> Exchange:
-        """The exchange as it is kept, once it is committed, has failed, or the time is up."""
-        began = time.perf_counter()
-        tenant, namespace = exchange.tenant, exchange.namespace
         try:
-            waiter = self._spool.put(exchange, tenant=tenant)
+            row = plain_row(exchange, call.tenant)
+        except Unstorable:
+            self._tally.add(call.tenant, call.namespace, unreadable=1)
+            call.exchange = without_content(Told(exchange, None, 0)).exchange
+            row = plain_row(call.exchange, call.tenant)
+        await self._commit(row)
+
+    async def _read(self, passed: Passed) -> Told:
+        if len(passed.response) <= _READ_HERE:
+            return self._reader.read(passed)
+        return await asyncio.to_thread(self._reader.read, passed)
+
+    async def _commit(self, row: PlainRow) -> None:
+        """Returns once the row is committed, has failed, or the time is up."""
+        began = time.perf_counter()
+        tenant, namespace = row.tenant, row.namespace
+        try:
+            waiter = self._spool.put_row(row)
             assert isinstance(waiter, asyncio.Future)
             if await self._deadlines.wait(waiter):
                 self._tally.committed(time.perf_counter() - began)
@@ -170,23 +176,10 @@ class Recorder:
                 self._tally.add(tenant, namespace, at_risk=1)
                 self._tally.alert(tenant, namespace, "capture_at_risk", _AT_RISK)
                 waiter.add_done_callback(partial(self._look_late, tenant, namespace))
-        except Unstorable:
-            if exchange.input is not NO_CONTENT:
-                return await self._commit(self._without_content(exchange))
-            self._lose(tenant, namespace, Unstorable.__name__)
         except StorageFull:
             self._lose(tenant, namespace, "storage_full")
-        except ApprenticeError as error:
-            self._lose(tenant, namespace, type(error).__name__)
         except Exception as error:  # fail open: the customer's answer goes out
             self._lose(tenant, namespace, type(error).__name__)
-        return exchange
-
-    def _without_content(self, exchange: Exchange) -> Exchange:
-        """The exchange as one that could not be read: counted as such, and no pair any more."""
-        pairs = -1 if exchange.is_pair else 0
-        self._tally.add(exchange.tenant, exchange.namespace, unreadable=1, pairs=pairs)
-        return replace(exchange, input=NO_CONTENT, output=None)
 
     def _look_late(self, tenant: str, namespace: str, waiter: asyncio.Future[None]) -> None:
         """What became of an exchange whose response did not wait for it any longer."""
@@ -200,26 +193,33 @@ class Recorder:
         )
 
 
-_NOT_WHOLE = {CUT: "answers_cut", REFUSED: "answers_refused"}
 _AT_RISK = "responses were released before their exchanges were committed: the disk is slow"
 
 
-def _asked_model(call: Call) -> str:
-    return call.request.model if call.request is not None else ""
+def _passed(call: Call, status: int, tee: EventTee | WholeTee | None) -> Passed:
+    first = call.first_byte_ns
+    return Passed(
+        pair_id=call.pair_id,
+        tenant=call.tenant,
+        namespace=call.namespace,
+        provider=call.provider,
+        endpoint=call.endpoint,
+        target=call.target,
+        created_at_us=call.created_at_us,
+        status=status,
+        form=tee.form if tee is not None else "none",
+        ended=tee is not None and tee.closed,
+        latency_us=call.elapsed_us(),
+        first_byte_us=(first - call.began_ns) // 1_000 if first else None,
+        inclusion_probability=call.inclusion_probability,
+        request_coding=call.coding,
+        response_coding=tee.coding if tee is not None else "",
+        request=call.body,
+        response=tee.body() if tee is not None else b"",
+    )
 
 
-def _exchange(
-    call: Call,
-    status: int,
-    complete: bool,
-    served_by: str,
-    output: Any,
-    model: str,
-    usage: Usage,
-    cost_usd: float | None,
-    ending: str,
-) -> Exchange:
-    request, first = call.request, call.first_byte_ns
+def _local_exchange(call: Call, request: WireRequest, answer: Answer) -> Exchange:
     return Exchange(
         pair_id=call.pair_id,
         tenant=call.tenant,
@@ -227,17 +227,16 @@ def _exchange(
         created_at_us=call.created_at_us,
         provider=call.provider,
         endpoint=call.endpoint,
-        model=model,
-        status=status,
-        complete=complete,
-        streamed=request is not None and request.streamed,
-        served_by=served_by,
-        input=request.input if request is not None else NO_CONTENT,
-        output=output,
+        model=answer.model,
+        status=200,
+        complete=True,
+        streamed=request.streamed,
+        served_by="local",
+        input=request.input,
+        output=answer.output,
         latency_us=call.elapsed_us(),
-        first_byte_us=(first - call.began_ns) // 1_000 if first else None,
-        usage=usage,
-        cost_usd=cost_usd,
+        first_byte_us=None,
+        usage=answer.usage,
+        cost_usd=0.0,
         inclusion_probability=call.inclusion_probability,
-        ending=ending,
     )

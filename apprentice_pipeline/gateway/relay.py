@@ -19,7 +19,6 @@ from apprentice_pipeline.gateway.passage import Passage
 from apprentice_pipeline.gateway.recording import Call, Recorder
 from apprentice_pipeline.gateway.tally import Tally
 from apprentice_pipeline.gateway.tee import EventTee, WholeTee
-from apprentice_pipeline.wire.forms import WireResponse
 
 _CUT = (aiohttp.ClientError, TimeoutError, OSError)
 
@@ -40,7 +39,7 @@ class Relay:
         passage.began = True
         marks = replies.marks(b"remote", passage.pair_id)
         headers = response_headers(response.raw_headers, *marks)
-        events = response.content_type == "text/event-stream" or _is_array(passage, response)
+        events = response.content_type == "text/event-stream" or self._is_array(passage, response)
         if events and passage.intake.ended:
             passage.watch()
         if passage.call is not None and not events and response.content.is_eof():
@@ -55,32 +54,31 @@ class Relay:
             await self._whole(passage, passage.call, response)
 
     async def record(
-        self,
-        passage: Passage,
-        status: int,
-        *,
-        events: EventTee | None = None,
-        whole: WholeTee | None = None,
+        self, passage: Passage, status: int, tee: EventTee | WholeTee | None = None
     ) -> None:
         """Commits the exchange, once, and lets the router learn from it. Never raises."""
         call = passage.call
         if call is None or passage.recorded:
             return
         passage.recorded = True
-        tee = events or whole
         if tee is not None and tee.oversize:
             self._tally.add(call.tenant, call.namespace, requests=1, oversize=1)
             return
-        latency_us = call.elapsed_us()
         try:
-            response, complete = _read(passage, call, status, events, whole)
-            if tee is not None and tee.unreadable:
-                self._tally.add(call.tenant, call.namespace, unreadable=1)
-            output = await self._recorder.remote(call, status, response, complete=complete)
-            if passage.attempt is not None and self._local is not None:
-                await self._local.settle_remote(passage.attempt, output, latency_us)
+            latency_us, attempt = call.elapsed_us(), passage.attempt
+            output = await self._recorder.remote(call, status, tee, wanted=attempt is not None)
+            if attempt is not None and self._local is not None:
+                await self._local.settle_remote(attempt, output, latency_us)
         except Exception:  # fail open: the answer goes out
             self.fail_open(passage)
+
+    def _is_array(self, passage: Passage, response: aiohttp.ClientResponse) -> bool:
+        """Whether the stream asked for comes as a JSON array (Gemini without `alt=sse`)."""
+        call = passage.call
+        if call is None or call.provider != "gemini" or response.status != 200:
+            return False
+        asked = call.request(self._max_bytes)
+        return asked is not None and asked.as_array
 
     def fail_open(self, passage: Passage) -> None:
         """Notes a failure of ours that nobody foresaw; the call goes on."""
@@ -98,7 +96,6 @@ class Relay:
         coding = response.headers.get("content-encoding", "")
         tee = EventTee(passage.wire, call.endpoint, coding, self._max_bytes)
         held: list[bytes] = []
-        whole = False
         try:
             async for chunk in _timed(response, call):
                 hold_from = None if passage.recorded else self._hold_from(passage, tee, chunk)
@@ -110,16 +107,15 @@ class Relay:
                     await replies.piece(passage.send, chunk[:hold_from])
                 held.append(chunk[hold_from:])
                 if tee.ended:
-                    await self.record(passage, response.status, events=tee)
+                    await self.record(passage, response.status, tee)
                     await replies.piece(passage.send, b"".join(held))
                     held.clear()
-            tee.close()
-            whole = True
+            tee.closed = True
         except _CUT:
             self._tally.add(call.tenant, call.namespace, cut_by_provider=1)
         finally:
-            await self.record(passage, response.status, events=tee)
-        if whole:
+            await self.record(passage, response.status, tee)
+        if tee.closed:
             await passage.finish(b"".join(held))
         elif held:
             await replies.piece(passage.send, b"".join(held))
@@ -144,7 +140,8 @@ class Relay:
         tee = WholeTee(response.headers.get("content-encoding", ""), self._max_bytes)
         body = await response.content.read()
         tee.feed(body)
-        await self.record(passage, response.status, whole=tee)
+        tee.closed = True
+        await self.record(passage, response.status, tee)
         await replies.start(passage.send, response.status, headers)
         await passage.finish(body)
 
@@ -163,25 +160,9 @@ class Relay:
             self._tally.add(call.tenant, call.namespace, cut_by_provider=1)
             await self.record(passage, response.status)
             return
-        await self.record(passage, response.status, whole=tee)
+        tee.closed = True
+        await self.record(passage, response.status, tee)
         await passage.finish(last)
-
-
-def _read(
-    passage: Passage, call: Call, status: int, events: EventTee | None, whole: WholeTee | None
-) -> tuple[WireResponse | None, bool]:
-    """What was answered, as far as it can be read, and whether it came whole."""
-    if events is not None:
-        return events.result()
-    if whole is None or not 200 <= status < 300:
-        return None, whole is not None
-    return whole.read(passage.wire, call.endpoint), True
-
-
-def _is_array(passage: Passage, response: aiohttp.ClientResponse) -> bool:
-    """Whether the stream that was asked for comes as a JSON array (Gemini without `alt=sse`)."""
-    asked = passage.call.request if passage.call is not None else None
-    return asked is not None and asked.as_array and response.status == 200
 
 
 async def _timed(response: aiohttp.ClientResponse, call: Call) -> AsyncIterator[bytes]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from zoneinfo import ZoneInfo
 
@@ -17,12 +18,11 @@ from apprentice_pipeline.errors import ApprenticeError
 from apprentice_pipeline.gateway.metrics import Metrics
 from apprentice_pipeline.records import date_of, now_us
 from apprentice_pipeline.store.state import State
+from apprentice_pipeline.store.unread import Counts, Stream
 
 FLUSH_S = 1.0
 MOST_STREAMS = 20_000
 _DAY_US = 86_400_000_000
-
-Stream = tuple[str, str]
 
 
 @dataclass(slots=True)
@@ -72,10 +72,15 @@ class Tally:
             sums[name] += value
             seen[name] += value
 
-    def spend(self, tenant: str, namespace: str, usd: float) -> None:
-        """Adds the cost of one passed-through call, US dollars."""
-        total, calls = self._sums.spending.get((tenant, namespace), (0.0, 0))
-        self._sums.spending[tenant, namespace] = (total + usd, calls + 1)
+    def take_in(self, counts: Mapping[Stream, Counts]) -> None:
+        """Adds what the spool's writer found passed calls to be (`reading.counts_of`)."""
+        for (tenant, namespace), increments in counts.items():
+            told = dict(increments)
+            if priced := int(told.pop("priced", 0)):
+                total, calls = self._sums.spending.get((tenant, namespace), (0.0, 0))
+                spent = total + told.get("cost_usd", 0.0)
+                self._sums.spending[tenant, namespace] = (spent, calls + priced)
+            self.add(tenant, namespace, **told)
 
     def alert(self, tenant: str, namespace: str, kind: str, message: str) -> None:
         """Raises an alert; repeated within a flush it is one."""

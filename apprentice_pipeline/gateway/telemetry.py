@@ -92,7 +92,7 @@ class Spans:
 
 def attributes(seen: Observation, call: Call) -> dict[str, Any]:
     """A span's attributes, those that are known."""
-    exchange, request = call.exchange, call.request
+    exchange, request = call.exchange, call.known_request
     usage = exchange.usage if exchange is not None else None
     first_us = exchange.first_byte_us if exchange is not None else None
     finish = call.finish_reason

@@ -19,6 +19,8 @@ import uvicorn
 from apprentice_pipeline.errors import ApprenticeError
 from apprentice_pipeline.gateway.app import create_app
 from apprentice_pipeline.gateway.listening import server_config
+from apprentice_pipeline.gateway.reading import ExchangeReader
+from apprentice_pipeline.gateway.writer import PROGRAM
 from apprentice_pipeline.records import now_us
 from apprentice_pipeline.routing import Router
 from apprentice_pipeline.serving.embedding import embedder
@@ -38,7 +40,12 @@ def main(source: BinaryIO) -> int:
     try:
         settings, orders = taken_over(source.readline())
         workspace = Workspace.open(settings)
-        spool = SpoolClient.open(workspace, on_loss=lambda: _report_loss(workspace))
+        spool = SpoolClient.open(
+            workspace,
+            on_loss=lambda: _report_loss(workspace),
+            program=PROGRAM,
+            read=ExchangeReader.of(settings.config),
+        )
         backend = open_backend(workspace)
         app = create_app(
             workspace, spool, lambda: Router(workspace, backend, spool, embed=embedder())

@@ -12,14 +12,15 @@ wake-up per event loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from apprentice_pipeline.errors import ApprenticeError, StoreError
 from apprentice_pipeline.store.sealing import PlainRow, Record, plain_row
@@ -30,9 +31,12 @@ from apprentice_pipeline.store.spool_writer import (
     MAX_PENDING_ROWS,
     NumberedRow,
     SpoolWriter,
+    Written,
 )
+from apprentice_pipeline.store.unread import OnCounts, Reader, no_reader
 from apprentice_pipeline.vault import Vault
 
+T = TypeVar("T")
 Waiter = asyncio.Future[None] | Future[None]
 
 
@@ -48,9 +52,17 @@ class RecordSink(Protocol):
         """Hands a record over; the future resolves once it is committed."""
         ...
 
+    def put_row(self, row: PlainRow) -> Waiter:
+        """The same for a record as bytes, or an exchange unread (`store.unread`)."""
+        ...
+
     async def commit(self, record: Record, *, tenant: str) -> None:
         """Returns once the record is committed."""
         ...
+
+
+def _ignore(_: object) -> None:
+    """Nobody counts."""
 
 
 @dataclass(slots=True)
@@ -67,7 +79,13 @@ class Spool:
     """One process's spool, open until closed. Safe across threads and event loops."""
 
     def __init__(
-        self, folder: Path, vault: Vault, spool_id: str, lock: Lock, writer: SpoolWriter
+        self,
+        folder: Path,
+        vault: Vault,
+        spool_id: str,
+        lock: Lock,
+        read: Reader = no_reader,
+        on_counts: OnCounts = _ignore,
     ) -> None:
         self.spool_id = spool_id
         self.failed = 0
@@ -77,7 +95,9 @@ class Spool:
         self._folder = folder
         self._vault = vault
         self._lock = lock
-        self._file_writer = writer
+        self._reader = read
+        self._on_counts = on_counts
+        self._file_writer = self._writer_of(spool_id)
         self._numbers: Iterator[int] = itertools.count(1)
         self._queue: deque[Waiting] = deque()
         self._pending_rows = 0
@@ -93,13 +113,12 @@ class Spool:
         Raises: StorageFull, StoreError.
         """
         spool_id, lock = claim(folder)
-        writer = SpoolWriter(folder / f"{spool_id}.db", vault)
+        spool = cls(folder, vault, spool_id, lock)
         try:
-            writer.create()
+            spool._file_writer.create()
         except BaseException:
             lock.release(remove=True)
             raise
-        spool = cls(folder, vault, spool_id, lock, writer)
         spool._thread.start()
         return spool
 
@@ -112,13 +131,16 @@ class Spool:
         lock: Lock,
         waiting: Iterable[Waiting],
         numbers: Iterator[int],
+        read: Reader,
+        on_counts: OnCounts,
     ) -> Spool:
         """The spool of another writer that died, and what waited for it, in order.
 
         What that writer had committed already is not committed again. `numbers`: those that it
         gave to no record; one given twice would make the second record pass for the first.
+        `on_counts` is told on the event loop of those who wait.
         """
-        spool = cls(folder, vault, spool_id, lock, SpoolWriter(folder / f"{spool_id}.db", vault))
+        spool = cls(folder, vault, spool_id, lock, read, on_counts)
         spool._queue.extend(waiting)
         spool._pending_rows = len(spool._queue)
         spool._pending_bytes = sum(each.size for each in spool._queue)
@@ -143,15 +165,11 @@ class Spool:
         record is read now: changing it later changes nothing. The future fails with StorageFull,
         StoreError or VaultError; a refusal because too much waits fails it at once.
         """
-        loop = _running_loop()
-        waiter = _own_future() if loop is None else loop.create_future()
-        try:
-            self._enqueue(plain_row(record, tenant), loop, waiter)
-        except ApprenticeError as error:
-            with self._changed:
-                self.failed += 1
-            resolve([(waiter, error)])
-        return waiter
+        return self._put(lambda: plain_row(record, tenant))
+
+    def put_row(self, row: PlainRow) -> Waiter:
+        """`put` of a record as bytes."""
+        return self._put(lambda: row)
 
     async def commit(self, record: Record, *, tenant: str) -> None:
         """Returns once the record is committed. Raises: StorageFull, StoreError, VaultError.
@@ -173,6 +191,17 @@ class Spool:
         self._file_writer.close()
         self._lock.release()
 
+    def _put(self, make_row: Callable[[], PlainRow]) -> Waiter:
+        loop = _running_loop()
+        waiter = _own_future() if loop is None else loop.create_future()
+        try:
+            self._enqueue(make_row(), loop, waiter)
+        except ApprenticeError as error:
+            with self._changed:
+                self.failed += 1
+            resolve([(waiter, error)])
+        return waiter
+
     def _enqueue(
         self, row: PlainRow, loop: asyncio.AbstractEventLoop | None, waiter: Waiter
     ) -> None:
@@ -190,11 +219,13 @@ class Spool:
 
     def _run(self) -> None:
         while batch := self._next_batch():
-            outcome = self._write([waiting.numbered for waiting in batch])
+            outcome, counts = self._write([waiting.numbered for waiting in batch])
             with self._changed:
                 self._pending_rows -= len(batch)
                 self._pending_bytes -= sum(each.size for each in batch)
                 self.failed += sum(error is not None for error in outcome)
+            if counts:
+                _call(batch[0].loop, self._on_counts, counts)
             _wake(batch, outcome)
 
     def _next_batch(self) -> list[Waiting]:
@@ -205,7 +236,7 @@ class Spool:
             count = min(len(self._queue), MAX_COMMIT_ROWS)
             return [self._queue.popleft() for _ in range(count)]
 
-    def _write(self, batch: Sequence[NumberedRow]) -> list[Exception | None]:
+    def _write(self, batch: Sequence[NumberedRow]) -> Written:
         try:
             try:
                 return self._file_writer.write(batch)
@@ -213,7 +244,7 @@ class Spool:
                 self._begin_anew()
                 return self._file_writer.write(batch)
         except ApprenticeError as error:
-            return [error] * len(batch)
+            return Written([error] * len(batch), {})
 
     def _begin_anew(self) -> None:
         """A new file under a new id; a damaged one is set aside.
@@ -225,8 +256,11 @@ class Spool:
             set_aside(old)
         self._lock.release(remove=True)
         self.spool_id, self._lock = claim(self._folder)
-        self._file_writer = SpoolWriter(self._folder / f"{self.spool_id}.db", self._vault)
+        self._file_writer = self._writer_of(self.spool_id)
         self._file_writer.create()
+
+    def _writer_of(self, spool_id: str) -> SpoolWriter:
+        return SpoolWriter(self._folder / f"{spool_id}.db", self._vault, self._reader)
 
 
 def refuse_overflow(rows: int, size: int) -> None:
@@ -257,13 +291,16 @@ def _wake(batch: Sequence[Waiting], outcome: Sequence[Exception | None]) -> None
     for waiting, error in zip(batch, outcome, strict=True):
         by_loop.setdefault(waiting.loop, []).append((waiting.waiter, error))
     for loop, outcomes in by_loop.items():
-        if loop is None:
-            resolve(outcomes)
-        elif not loop.is_closed():
-            try:
-                loop.call_soon_threadsafe(resolve, outcomes)
-            except RuntimeError:  # it closed just now: nobody waits any more
-                continue
+        _call(loop, resolve, outcomes)
+
+
+def _call(loop: asyncio.AbstractEventLoop | None, told: Callable[[T], None], value: T) -> None:
+    """Tells on the event loop of those who wait, here where they have none."""
+    if loop is None:
+        told(value)
+    elif not loop.is_closed():
+        with contextlib.suppress(RuntimeError):  # it closed just now: nobody waits any more
+            loop.call_soon_threadsafe(told, value)
 
 
 def resolve(outcomes: Iterable[tuple[Waiter, Exception | None]]) -> None:

@@ -3,10 +3,10 @@
 Belongs here: starting the writer, handing records over, waking those who wait, going on without
 it. Does not: what the writer does (`spool_process`), bytes (`spool_frames`).
 
-Sealing and committing take the interpreter from an event loop that shares it; in another process
-they take another core. Promises are the spool's (`spool`). When the writer dies, what it had not
-acknowledged, and all that follows, is written by a thread of this process under the same
-numbers, so that nothing is lost or doubled.
+Reading, sealing and committing take the interpreter from an event loop that shares it; in another
+process they take another core. Promises are the spool's (`spool`). When the writer dies, what it
+had not acknowledged, and all that follows, is written by a thread of this process under the
+same numbers, so that nothing is lost or doubled.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ from apprentice_pipeline.store.spool import Spool, Waiter, Waiting, refuse_overf
 from apprentice_pipeline.store.spool_file import Lock, claim
 from apprentice_pipeline.store.spool_frames import AcknowledgementReader, record_frame
 from apprentice_pipeline.store.spool_writer import NumberedRow, SpoolWriter
+from apprentice_pipeline.store.unread import OnCounts, Reader, no_reader
 from apprentice_pipeline.store.workspace import Workspace
 
+PROGRAM = "apprentice_pipeline.store.spool_process"
 _READ_BYTES = 1 << 16
 _CLOSE_S = 20.0
 _MOST_UNDERWAY = 4
@@ -47,13 +49,17 @@ class SpoolClient:
         channel: socket.socket,
         writer: subprocess.Popen[bytes],
         on_loss: Callable[[], None],
+        read: Reader,
     ) -> None:
+        self.on_counts: OnCounts = lambda _: None
+        """Is told what the exchanges that were handed over unread add to the counters."""
         self._spool_id = spool_id
         self._workspace = workspace
         self._lock = lock
         self._channel: socket.socket | None = channel
         self._writer = writer
         self._on_loss = on_loss
+        self._reader = read
         self._acknowledged = AcknowledgementReader()
         self._numbers = itertools.count(1)
         self._waiting: deque[Waiting] = deque()
@@ -66,9 +72,18 @@ class SpoolClient:
         self._thread: Spool | None = None
 
     @classmethod
-    def open(cls, workspace: Workspace, on_loss: Callable[[], None] = lambda: None) -> SpoolClient:
+    def open(
+        cls,
+        workspace: Workspace,
+        on_loss: Callable[[], None] = lambda: None,
+        *,
+        program: str = PROGRAM,
+        read: Reader = no_reader,
+    ) -> SpoolClient:
         """A new spool of `workspace`, its writer started. `on_loss`: the writer has died.
 
+        `program` is the module that runs as the writer; `read` is the reader that it uses, for
+        when it has died.
         Raises: StorageFull, StoreError.
         """
         spool_id, lock = claim(workspace.home.spool)
@@ -76,11 +91,11 @@ class SpoolClient:
             file = SpoolWriter(workspace.home.spool / f"{spool_id}.db", workspace.vault)
             file.create()
             file.close()
-            channel, writer = _start_writer(workspace, spool_id, lock)
+            channel, writer = _start_writer(workspace, spool_id, lock, program)
         except BaseException:
             lock.release(remove=True)
             raise
-        return cls(workspace, spool_id, lock, channel, writer, on_loss)
+        return cls(workspace, spool_id, lock, channel, writer, on_loss, read)
 
     @property
     def spool_id(self) -> str:
@@ -106,13 +121,22 @@ class SpoolClient:
         """See `Spool.put`; for a running event loop."""
         if self._thread is not None:
             return self._thread.put(record, tenant=tenant)
+        try:
+            row = plain_row(record, tenant)
+        except ApprenticeError as error:
+            return self._refused(error)
+        return self.put_row(row)
+
+    def put_row(self, row: PlainRow) -> Waiter:
+        """See `Spool.put_row`; for a running event loop."""
+        if self._thread is not None:
+            return self._thread.put_row(row)
         loop = asyncio.get_running_loop()
         waiter = loop.create_future()
         try:
-            self._hand_over(plain_row(record, tenant), loop, waiter)
+            self._hand_over(row, loop, waiter)
         except ApprenticeError as error:
-            self._failed += 1
-            resolve([(waiter, error)])
+            return self._refused(error)
         return waiter
 
     async def commit(self, record: Record, *, tenant: str) -> None:
@@ -131,6 +155,12 @@ class SpoolClient:
             self._finish()
         if self._thread is not None:
             self._thread.close()
+
+    def _refused(self, error: ApprenticeError) -> Waiter:
+        self._failed += 1
+        waiter: Waiter = asyncio.get_running_loop().create_future()
+        resolve([(waiter, error)])
+        return waiter
 
     def _hand_over(
         self, row: PlainRow, loop: asyncio.AbstractEventLoop, waiter: asyncio.Future[None]
@@ -185,7 +215,9 @@ class SpoolClient:
         if not data:
             self._lose_writer()
             return
-        for newest, failed in self._acknowledged.feed(data):
+        for newest, failed, counts in self._acknowledged.feed(data):
+            if counts:
+                self.on_counts(counts)
             self._decide(newest, failed)
             while self._underway and self._underway[0] <= newest:
                 self._underway.popleft()
@@ -217,7 +249,14 @@ class SpoolClient:
         self._writer.wait()
         folder, vault = self._workspace.home.spool, self._workspace.vault
         self._thread = Spool.resume(
-            folder, vault, self._spool_id, self._lock, self._waiting, self._numbers
+            folder,
+            vault,
+            self._spool_id,
+            self._lock,
+            self._waiting,
+            self._numbers,
+            self._reader,
+            self.on_counts,
         )
         self._waiting.clear()
         self._outgoing.clear()
@@ -230,7 +269,8 @@ class SpoolClient:
         self._channel.settimeout(_CLOSE_S)
         with contextlib.suppress(OSError):
             while data := self._channel.recv(_READ_BYTES):
-                for newest, _ in self._acknowledged.feed(data):
+                for newest, _, counts in self._acknowledged.feed(data):
+                    self.on_counts(counts)
                     while self._waiting and self._waiting[0].numbered.seq <= newest:
                         self._waiting.popleft()
         if self._waiting:
@@ -244,19 +284,14 @@ class SpoolClient:
 
 
 def _start_writer(
-    workspace: Workspace, spool_id: str, lock: Lock
+    workspace: Workspace, spool_id: str, lock: Lock, program: str
 ) -> tuple[socket.socket, subprocess.Popen[bytes]]:
     """The socket to the writer and its process. Raises: StoreError."""
     ours, theirs = socket.socketpair()
     with theirs:
         try:
             writer = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "apprentice_pipeline.store.spool_process",
-                    str(theirs.fileno()),
-                ],
+                [sys.executable, "-m", program, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno(), lock.descriptor],

@@ -5,14 +5,14 @@ live in memory only: content is readable in these frames.
 
 A record is `lengths(7 x 4) | number(8) | parts`; the length of a part that is None is 2³²-1. An
 acknowledgement is `number(8) | length(4) | JSON`: everything up to the number is decided, and
-committed but for the numbers that the JSON names with their errors.
+committed but for the numbers that the JSON names with their errors; it has the counts besides.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import orjson
 
@@ -25,7 +25,8 @@ from apprentice_pipeline.errors import (
     VaultError,
 )
 from apprentice_pipeline.store.sealing import PlainRow
-from apprentice_pipeline.store.spool_writer import NumberedRow
+from apprentice_pipeline.store.spool_writer import NumberedRow, Written
+from apprentice_pipeline.store.unread import Counts, Stream
 
 _RECORD: Final = struct.Struct(">7IQ")
 _ACK: Final = struct.Struct(">QI")
@@ -86,14 +87,23 @@ class RecordReader:
         return NumberedRow(seq, row)
 
 
-def acknowledgement(batch: Sequence[NumberedRow], outcome: Sequence[Exception | None]) -> bytes:
-    """What became of a batch; `outcome` in its order."""
-    failed = {
-        str(each.seq): _described(error)
-        for each, error in zip(batch, outcome, strict=True)
+class Decided(NamedTuple):
+    """What became of every record up to `newest`; those not in `failed` are committed."""
+
+    newest: int
+    failed: Mapping[int, Exception]
+    counts: Mapping[Stream, Counts]
+
+
+def acknowledgement(batch: Sequence[NumberedRow], written: Written) -> bytes:
+    """What became of a batch."""
+    failed = [
+        (each.seq, *_described(error))
+        for each, error in zip(batch, written.outcome, strict=True)
         if error is not None
-    }
-    told = orjson.dumps(failed) if failed else b""
+    ]
+    counts = [(*stream, sums) for stream, sums in written.counts.items()]
+    told = orjson.dumps((failed, counts)) if failed or counts else b""
     return _ACK.pack(batch[-1].seq, len(told)) + told
 
 
@@ -103,8 +113,8 @@ class AcknowledgementReader:
     def __init__(self) -> None:
         self._data = b""
 
-    def feed(self, data: bytes) -> Iterator[tuple[int, Mapping[int, Exception]]]:
-        """The newest number that is decided, and the errors of those that failed."""
+    def feed(self, data: bytes) -> Iterator[Decided]:
+        """The acknowledgements that are whole now."""
         self._data += data
         while len(self._data) >= _ACK.size:
             newest, length = _ACK.unpack_from(self._data)
@@ -112,8 +122,12 @@ class AcknowledgementReader:
             if len(self._data) < end:
                 return
             told, self._data = self._data[_ACK.size : end], self._data[end:]
-            failed = orjson.loads(told) if told else {}
-            yield newest, {int(seq): _error(*described) for seq, described in failed.items()}
+            failed, counts = orjson.loads(told) if told else ((), ())
+            yield Decided(
+                newest,
+                {seq: _error(*described) for seq, *described in failed},
+                {(tenant, namespace): sums for tenant, namespace, sums in counts},
+            )
 
 
 def _described(error: Exception) -> tuple[str, str, str]:

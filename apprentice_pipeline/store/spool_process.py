@@ -1,7 +1,8 @@
-"""A spool's writer as a process: `python -m apprentice_pipeline.store.spool_process FD`.
+"""A spool's writer as a process.
 
 Belongs here: records from the worker's socket into the spool's file, acknowledgements back.
-Does not: starting it (`spool_client`), what committing a batch means (`spool_writer`).
+Does not: starting it (`spool_client`), what committing a batch means (`spool_writer`), reading an
+exchange: the program that the client is told to start brings the reader (`gateway.writer`).
 Promise: it leaves when its worker does, and commits first what the worker had handed over, even
 if the worker was killed. It shares the worker's lock on the spool until then.
 """
@@ -12,20 +13,23 @@ import contextlib
 import signal
 import socket
 import sys
+from collections.abc import Callable
 
+from apprentice_pipeline.config import Config
 from apprentice_pipeline.errors import ApprenticeError
 from apprentice_pipeline.store.handover import taken_over
 from apprentice_pipeline.store.secrecy import keep_memory_private
 from apprentice_pipeline.store.spool_file import SpoolDamaged
 from apprentice_pipeline.store.spool_frames import RecordReader, acknowledgement
 from apprentice_pipeline.store.spool_writer import MAX_COMMIT_ROWS, NumberedRow, SpoolWriter
+from apprentice_pipeline.store.unread import Reader, no_reader
 from apprentice_pipeline.store.workspace import Workspace
 
 _READ_BYTES = 1 << 20
 _BATCH_BYTES = 16 << 20
 
 
-def main(descriptor: int) -> int:
+def serve(descriptor: int, make_reader: Callable[[Config], Reader] | None = None) -> int:
     """Serves one worker. Returns the exit status; not 0 makes the worker write itself."""
     for number in (signal.SIGTERM, signal.SIGINT):  # it is the worker that is told to stop
         signal.signal(number, signal.SIG_IGN)
@@ -38,7 +42,8 @@ def main(descriptor: int) -> int:
             sys.stderr.write(f"spool writer: {error.message}\n")
             return 1
         path = workspace.home.spool / f"{more['spool_id']}.db"
-        writer = SpoolWriter(path, workspace.vault)
+        read = make_reader(settings.config) if make_reader is not None else no_reader
+        writer = SpoolWriter(path, workspace.vault, read)
         try:
             _serve(channel, writer)
         except SpoolDamaged:  # nothing of that batch is stored: the worker still has it
@@ -89,4 +94,4 @@ def _line(channel: socket.socket) -> bytes:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))
+    sys.exit(serve(int(sys.argv[1])))

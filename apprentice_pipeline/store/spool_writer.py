@@ -1,7 +1,8 @@
-"""Sealing and committing: what a spool's writer does with a batch, wherever it runs.
+"""Reading, sealing and committing: what a spool's writer does with a batch, wherever it runs.
 
-Belongs here: fresh keys, sealing, one transaction a batch, opening the file again after a
-failure. Does not: who waits (`spool`, `spool_client`), SQLite (`spool_file`).
+Belongs here: unread rows to their reader, fresh keys, sealing, one transaction a batch, opening
+the file again after a failure. Does not: who waits (`spool`, `spool_client`), SQLite
+(`spool_file`), what a reader knows (`unread`).
 Promise: a record is committed once, however often it is handed over under the same number; one
 that cannot be sealed fails alone.
 """
@@ -13,11 +14,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from apprentice_pipeline.errors import ApprenticeError, StorageFull
 from apprentice_pipeline.store.sealing import PlainRow, seal
 from apprentice_pipeline.store.spool_file import SpoolDamaged, SpoolFile, StoredRow
+from apprentice_pipeline.store.unread import UNREAD, Reader, Stream, add_counts, no_reader
 from apprentice_pipeline.vault import Vault
 
 MAX_PENDING_ROWS: Final = 16_384
@@ -36,14 +38,23 @@ class NumberedRow:
     row: PlainRow
 
 
+class Written(NamedTuple):
+    """What became of a batch: an outcome a record, in order (None is committed), and what those
+    that had to be read add to the counters."""
+
+    outcome: list[Exception | None]
+    counts: dict[Stream, dict[str, float]]
+
+
 class SpoolWriter:
     """Writes one spool's file. Used by one thread at a time."""
 
-    def __init__(self, path: Path, vault: Vault) -> None:
+    def __init__(self, path: Path, vault: Vault, read: Reader = no_reader) -> None:
         self.commits = 0
         """Transactions so far: records committed ÷ this is what group commit saves."""
         self._path = path
         self._vault = vault
+        self._read = read
         self._file: SpoolFile | None = None
         self._newest = 0
         self._key_seen: dict[str, float] = {}
@@ -52,23 +63,29 @@ class SpoolWriter:
         """Makes the file. Raises: StorageFull, StoreError."""
         self._file = SpoolFile.open(self._path, create=True)
 
-    def write(self, batch: Sequence[NumberedRow]) -> list[Exception | None]:
-        """Seals and commits; one outcome a record, in order: None is committed.
+    def write(self, batch: Sequence[NumberedRow]) -> Written:
+        """Reads what is unread, seals and commits.
 
         Numbers rise from call to call; records up to the newest in the file are in it already.
         Raises: SpoolDamaged when the file is gone or not sound: nothing of the batch is stored.
         """
         self._refresh_keys({each.row.tenant for each in batch})
         sealed: list[StoredRow] = []
-        outcome: list[Exception | None] = []
+        written = Written([], {})
         for each in batch:
             try:
-                sealed.append(StoredRow(each.seq, seal(self._vault, each.row)))
-                outcome.append(None)
+                row = each.row
+                if row.table == UNREAD:
+                    row, counts = self._read(row)
+                    add_counts(written.counts, (row.tenant, row.namespace), counts)
+                sealed.append(StoredRow(each.seq, seal(self._vault, row)))
+                written.outcome.append(None)
             except Exception as error:  # the writer's edge: whatever it is, its waiter gets it
-                outcome.append(error)
+                written.outcome.append(error)
         failure = self._commit(sealed) if sealed else None
-        return outcome if failure is None else [error or failure for error in outcome]
+        if failure is not None:
+            written.outcome[:] = [error or failure for error in written.outcome]
+        return written
 
     def close(self) -> None:
         """Lets go of the file. Safe twice."""

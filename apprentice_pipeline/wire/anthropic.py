@@ -15,7 +15,13 @@ import orjson
 from apprentice_pipeline.errors import WireError
 from apprentice_pipeline.records import Answer, Message, Usage
 from apprentice_pipeline.wire import sse
-from apprentice_pipeline.wire.anthropic_stream import MessagesAssembly, normal_output, read_usage
+from apprentice_pipeline.wire.anthropic_stream import (
+    STOP,
+    MessagesAssembly,
+    is_terminal,
+    normal_output,
+    read_usage,
+)
 from apprentice_pipeline.wire.forms import (
     WireRequest,
     WireResponse,
@@ -29,7 +35,7 @@ from apprentice_pipeline.wire.forms import (
     without,
 )
 from apprentice_pipeline.wire.outputs import THOUGHT_TYPES, blocks_of, calls_of, pieces
-from apprentice_pipeline.wire.streams import StreamReader
+from apprentice_pipeline.wire.streams import EndFinder, StreamReader
 
 MESSAGES = "messages"
 ENDPOINTS = (MESSAGES,)
@@ -104,6 +110,11 @@ def read_response(endpoint: str, body: bytes) -> WireResponse:  # noqa: ARG001 -
 def stream_reader(endpoint: str) -> StreamReader:  # noqa: ARG001 - one endpoint
     """A reader of one streamed answer."""
     return StreamReader(MessagesAssembly())
+
+
+def end_finder(endpoint: str) -> EndFinder:  # noqa: ARG001 - one endpoint
+    """What finds the end of one streamed answer."""
+    return EndFinder(is_terminal, STOP)
 
 
 def write_response(

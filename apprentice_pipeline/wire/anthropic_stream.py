@@ -32,6 +32,16 @@ _TEXT_DELTAS = {
 }
 
 
+STOP = b"message_stop"
+
+
+def is_terminal(event: Event) -> bool:
+    """Whether an event is the last of a message; none is without `STOP`."""
+    if event.name:
+        return event.name == STOP
+    return b'"message_stop"' in event.data[:80]
+
+
 class MessagesAssembly:
     """A `streams.Assembly` of messages events up to `message_stop`."""
 
@@ -47,9 +57,7 @@ class MessagesAssembly:
 
     def is_terminal(self, event: Event) -> bool:
         """See `Assembly`."""
-        if event.name:
-            return event.name == b"message_stop"
-        return b'"message_stop"' in event.data[:80]
+        return is_terminal(event)
 
     def add(self, event: Event) -> None:
         """See `Assembly`."""

@@ -17,7 +17,7 @@ from apprentice_pipeline.errors import WireError
 from apprentice_pipeline.records import Answer, Message, Usage
 
 if TYPE_CHECKING:
-    from apprentice_pipeline.wire.streams import StreamReader
+    from apprentice_pipeline.wire.streams import Follower, StreamReader
 
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError)
 """What reading a JSON value of an unexpected shape raises."""
@@ -95,6 +95,10 @@ class WireFormat(Protocol):
 
     def stream_reader(self, endpoint: str) -> StreamReader:
         """A reader of one streamed answer."""
+        ...
+
+    def end_finder(self, endpoint: str) -> Follower:
+        """What finds the end of one streamed answer, as cheaply as can be."""
         ...
 
     def write_response(

@@ -154,6 +154,10 @@ def stream_reader(endpoint: str) -> StreamReader:  # noqa: ARG001 - one endpoint
     return StreamReader(assembly, parser=AnswerParser(), ends=assembly.whole)
 
 
+end_finder = stream_reader
+"""A finish reason may stand in any event: each has to be read."""
+
+
 def write_response(
     endpoint: str,  # noqa: ARG001 - one endpoint
     request: WireRequest,

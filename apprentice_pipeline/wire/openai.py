@@ -26,7 +26,7 @@ from apprentice_pipeline.wire.forms import (
     unstreamed_body,
     without,
 )
-from apprentice_pipeline.wire.streams import StreamReader
+from apprentice_pipeline.wire.streams import EndFinder, StreamReader
 
 CHAT, RESPONSES = "chat.completions", "responses"
 ENDPOINTS = (CHAT, RESPONSES)
@@ -98,6 +98,13 @@ def stream_reader(endpoint: str) -> StreamReader:
     if endpoint == RESPONSES:
         return StreamReader(openai_responses.ResponsesAssembly())
     return StreamReader(openai_chat.ChatAssembly())
+
+
+def end_finder(endpoint: str) -> EndFinder:
+    """What finds the end of one streamed answer."""
+    if endpoint == RESPONSES:
+        return EndFinder(openai_responses.is_terminal, *openai_responses.TERMINAL)
+    return EndFinder(openai_chat.is_terminal, openai_chat.DONE)
 
 
 def write_response(

@@ -36,6 +36,13 @@ from apprentice_pipeline.wire.outputs import (
     text_of,
 )
 
+DONE = b"[DONE]"
+
+
+def is_terminal(event: sse.Event) -> bool:
+    """Whether an event is the last of a completion; none is without `DONE`."""
+    return event.data.startswith(DONE)
+
 
 class _Choice:
     """One answer, delta by delta."""
@@ -127,11 +134,11 @@ class ChatAssembly:
 
     def is_terminal(self, event: sse.Event) -> bool:
         """See `Assembly`."""
-        return event.data.startswith(b"[DONE]")
+        return is_terminal(event)
 
     def add(self, event: sse.Event) -> None:
         """See `Assembly`."""
-        if event.data.startswith(b"[DONE]"):
+        if is_terminal(event):
             if not self._choices:
                 raise WireError("the stream held no choice")
             return
@@ -260,7 +267,7 @@ def events(
     if request.include_usage:
         usage = usage_document(answer.usage)
         yield sse.encode(orjson.dumps({**head, "choices": [], "usage": usage}))
-    yield sse.encode(b"[DONE]")
+    yield sse.encode(DONE)
 
 
 def _message(output: Any) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from apprentice_pipeline.wire.outputs import (
 
 NOT_PARAMETERS = ("model", "input", "instructions", "stream", "stream_options")
 _ANSWERED = {"completed", "incomplete"}
-_TERMINAL = {
+TERMINAL = {
     b"response.completed", b"response.incomplete", b"response.failed", b"response.cancelled",
     b"error",
 }  # fmt: skip
@@ -58,6 +58,14 @@ def _input_item(item: Message) -> Message:
     return without(item, "type") if item.get("type") == "message" else item
 
 
+def is_terminal(event: sse.Event) -> bool:
+    """Whether an event is the last of a response; none is without a name of `TERMINAL`."""
+    if event.name:
+        return event.name in TERMINAL
+    head = event.data[:80]
+    return any(b'"' + name + b'"' in head for name in TERMINAL)
+
+
 class ResponsesAssembly:
     """A `streams.Assembly` of Responses events."""
 
@@ -70,10 +78,7 @@ class ResponsesAssembly:
 
     def is_terminal(self, event: sse.Event) -> bool:
         """See `Assembly`."""
-        if event.name:
-            return event.name in _TERMINAL
-        head = event.data[:80]
-        return any(b'"' + name + b'"' in head for name in _TERMINAL)
+        return is_terminal(event)
 
     def add(self, event: sse.Event) -> None:
         """See `Assembly`."""
@@ -87,7 +92,7 @@ class ResponsesAssembly:
         elif kind == "response.output_text.delta":
             index = count(document.get("output_index")) or 0
             self._texts.setdefault(index, []).append(as_text(document["delta"]))
-        elif kind.encode() in _TERMINAL:
+        elif kind.encode() in TERMINAL:
             self._final = as_object(document["response"])
             if self._final.get("status") not in _ANSWERED:
                 raise WireError("the response failed")

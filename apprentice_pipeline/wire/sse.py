@@ -22,17 +22,20 @@ class Event(NamedTuple):
 
 
 class EventParser:
-    """Turns chunks into events. `id` and `retry` fields and comments are skipped."""
+    """Turns chunks into events. `id` and `retry` fields and comments are skipped.
+
+    `within`: the first chunk begins at an event of a stream that has begun before.
+    """
 
     __slots__ = ("_after_cr", "_data", "_first", "_line_parts", "_name", "_start")
 
-    def __init__(self) -> None:
+    def __init__(self, *, within: bool = False) -> None:
         self._line_parts: list[bytes] = []
         self._name = b""
         self._data: list[bytes] = []
         self._start: int | None = None
         self._after_cr = False
-        self._first = True
+        self._first = not within
 
     @property
     def open_event(self) -> Event | None:
@@ -40,6 +43,11 @@ class EventParser:
         if self._start is None:
             return None
         return Event(self._name, b"\n".join(self._data), self._start)
+
+    @property
+    def between(self) -> bool:
+        """Whether no event is open: what comes next begins one."""
+        return self._start is None and not self._line_parts and not self._after_cr
 
     def feed(self, chunk: bytes) -> list[Event]:
         """The events that `chunk` completes, in order."""

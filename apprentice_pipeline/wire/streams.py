@@ -1,13 +1,14 @@
-"""Reading one streamed answer while its bytes pass by.
+"""Following one streamed answer while its bytes pass by.
 
-Belongs here: feeding events to a provider's assembly, finding the terminal event. Does not:
-what the events of a provider mean (its module's assembly knows).
+Belongs here: feeding events to a provider's assembly, finding the terminal event, with or without
+reading what comes before it. Does not: what the events of a provider mean (its module's assembly
+knows).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from apprentice_pipeline.errors import WireError
 from apprentice_pipeline.wire.forms import MALFORMED, WireResponse
@@ -47,8 +48,96 @@ class Parser(Protocol):
         ...
 
 
+class Follower(Protocol):
+    """Knows where the end of a stream begins: a `StreamReader`, or an `EndFinder`."""
+
+    @property
+    def terminal_offset(self) -> int | None:
+        """Where, in the chunk fed last, the end begins (0 when it began before); else None."""
+        ...
+
+    @property
+    def ended(self) -> bool:
+        """Whether the terminal event came whole."""
+        ...
+
+    def feed(self, chunk: bytes) -> bool:
+        """Takes the next bytes in; True once the end has begun. Never raises."""
+        ...
+
+
+class EndFinder:
+    """Finds where the end of a stream of events begins, and reads next to nothing before it.
+
+    No terminal event is without one of `marks`: chunks that hold none are passed over, and only
+    the event around a mark is parsed and asked about. What a `StreamReader` says of the same bytes,
+    it says too, at a tenth of the cost.
+    """
+
+    __slots__ = ("_carried", "_is_terminal", "_marks", "_overlap", "_parser", "_tail", "ended",
+                 "terminal_offset")  # fmt: skip
+
+    def __init__(self, is_terminal: Callable[[Event], bool], *marks: bytes) -> None:
+        self._is_terminal = is_terminal
+        self._marks = marks
+        self._overlap = max(map(len, marks)) - 1
+        self._carried: list[bytes] = []
+        """What came since the last event's end, while nothing is parsed."""
+        self._tail = b""
+        self._parser: EventParser | None = EventParser()
+        self.ended = False
+        self.terminal_offset: int | None = None
+
+    def feed(self, chunk: bytes) -> bool:
+        """See `Follower`."""
+        seen = self.terminal_offset is not None
+        if seen:
+            self.terminal_offset = 0
+        if self.ended or not chunk:
+            return seen
+        if self._parser is None:
+            seam = self._tail + chunk[: self._overlap]
+            if not any(mark in chunk or mark in seam for mark in self._marks):
+                self._pass_over(chunk)
+                return False
+        self._parse(chunk)
+        return self.terminal_offset is not None
+
+    def _pass_over(self, chunk: bytes) -> None:
+        """Keeps what belongs to the open event, and nothing of those before it."""
+        seam = self._tail[-1:] + chunk
+        end = max(seam.rfind(blank) for blank in _BLANK_LINES)
+        if end < 0:
+            self._carried.append(chunk)
+        else:
+            self._carried = [seam[end + 2 :]]
+        self._tail = (self._tail + chunk if len(chunk) < self._overlap else chunk)[-self._overlap :]
+
+    def _parse(self, chunk: bytes) -> None:
+        before = 0
+        if self._parser is None:
+            before = sum(map(len, self._carried))
+            self._parser = EventParser(within=True)
+            chunk = b"".join((*self._carried, chunk))
+            self._carried.clear()
+        for event in self._parser.feed(chunk):
+            if self._is_terminal(event):
+                self._begin_end(event.start - before)
+                self.ended = True
+                return
+        opened = self._parser.open_event
+        if opened is not None and self._is_terminal(opened):
+            self._begin_end(opened.start - before)
+        if self.terminal_offset is None and self._parser.between:
+            self._parser, self._tail = None, b""
+
+    def _begin_end(self, offset: int) -> None:
+        if self.terminal_offset is None:
+            self.terminal_offset = max(0, offset)
+
+
 class StreamReader:
-    """Follows one stream. `feed` never raises: what it cannot read makes it `malformed`.
+    """Reads one stream. `feed` never raises: what it cannot read makes it `malformed`.
 
     `terminal_offset` is where, in the chunk fed last, the terminal event begins (0 when it
     began before): a tee holds back from there until the exchange is committed. `complete`
@@ -136,3 +225,7 @@ class StreamReader:
                 self.terminal_offset = event.start
         except MALFORMED:
             return
+
+
+_BLANK_LINES: Final = (b"\n\n", b"\n\r", b"\r\r")
+"""The end of a line and what begins with it an empty one, however lines end."""
