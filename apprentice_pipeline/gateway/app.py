@@ -30,7 +30,7 @@ from apprentice_pipeline.gateway.tally import Tally
 from apprentice_pipeline.gateway.tasks import Apprentices
 from apprentice_pipeline.gateway.upstream import Upstream
 from apprentice_pipeline.routing import Router
-from apprentice_pipeline.store.spool_client import SpoolClient
+from apprentice_pipeline.store.spool import RecordSink
 from apprentice_pipeline.store.workspace import Workspace
 
 
@@ -48,7 +48,7 @@ class GatewayApp:
     """Captures go straight through; everything else goes to the control plane."""
 
     def __init__(
-        self, workspace: Workspace, spool: SpoolClient, make_router: Callable[[], Router] | None
+        self, workspace: Workspace, spool: RecordSink, make_router: Callable[[], Router] | None
     ) -> None:
         self._workspace = workspace
         self._spool = spool
@@ -145,7 +145,7 @@ class GatewayApp:
 
 
 def create_app(
-    workspace: Workspace, spool: SpoolClient, make_router: Callable[[], Router] | None = None
+    workspace: Workspace, spool: RecordSink, make_router: Callable[[], Router] | None = None
 ) -> GatewayApp:
     """The application of one worker; `make_router` is called on its event loop, None means
     that nothing is ever answered locally.

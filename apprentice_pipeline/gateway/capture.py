@@ -254,10 +254,7 @@ class Captures:
         try:
             await self._relay.relay(passage, response)
         finally:
-            if response.content.at_eof():
-                response.release()
-            else:
-                response.close()
+            response.done()
 
     async def _unreachable(self, passage: Passage, error: RemoteError) -> None:
         if passage.intake.fault is not None:

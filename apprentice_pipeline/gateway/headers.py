@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from multidict import CIMultiDict
-
 KEY = b"x-apprentice-key"
 NAMESPACE = b"x-apprentice-namespace"
 PAIR_ID = b"x-apprentice-pair-id"
@@ -35,7 +33,7 @@ _NOT_FORWARDED = _HOP_BY_HOP | {b"host", b"content-length", b"expect", KEY, NAME
 class Incoming:
     """A request's headers, read once. `forward` is what goes on to the provider."""
 
-    forward: CIMultiDict[str]
+    forward: list[tuple[bytes, bytes]]
     key: str = ""
     namespace: str = ""
     bearer: str = ""
@@ -69,19 +67,18 @@ class Incoming:
 
     def replace_credentials(self, provider: str, provider_key: str) -> None:
         """Puts the provider's key where the SDK put an apprentice token."""
-        for name in ("authorization", "x-api-key", "x-goog-api-key"):
-            self.forward.popall(name, None)
-        if provider == "anthropic":
-            self.forward["x-api-key"] = provider_key
-        elif provider == "gemini":
-            self.forward["x-goog-api-key"] = provider_key
-        else:
-            self.forward["authorization"] = f"Bearer {provider_key}"
+        kept = [header for header in self.forward if header[0] not in _CREDENTIALS]
+        name, value = _CREDENTIAL.get(provider, (b"authorization", "Bearer {}"))
+        self.forward = [*kept, (name, value.format(provider_key).encode())]
+
+
+_CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"x-goog-api-key"})
+_CREDENTIAL = {"anthropic": (b"x-api-key", "{}"), "gemini": (b"x-goog-api-key", "{}")}
 
 
 def read_headers(raw: Sequence[tuple[bytes, bytes]]) -> Incoming:
     """The headers of an ASGI scope."""
-    forward: CIMultiDict[str] = CIMultiDict()
+    forward: list[tuple[bytes, bytes]] = []
     found = Incoming(forward)
     dropped: frozenset[bytes] = _NOT_FORWARDED
     for name, value in raw:
@@ -90,9 +87,9 @@ def read_headers(raw: Sequence[tuple[bytes, bytes]]) -> Incoming:
     for name, value in raw:
         reader = _READ.get(name)
         if reader is not None:
-            setattr(found, reader, _text(value))
+            setattr(found, reader, value.decode("latin-1"))
         if name not in dropped and not name.startswith(_OURS):
-            forward.add(_text(name), _text(value))
+            forward.append((name, value))
         elif name == b"content-length" and value.isdigit():
             found.content_length = int(value)
     found.bearer = _bearer(found.bearer)
@@ -141,11 +138,3 @@ def _connection_names(value: bytes) -> frozenset[bytes]:
 def _bearer(value: str) -> str:
     scheme, _, token = value.partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
-
-
-def _text(value: bytes) -> str:
-    """As text that the upstream client writes back as the same bytes wherever that is possible."""
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return value.decode("latin-1")

@@ -149,12 +149,11 @@ class LocalAnswers:
             try:
                 data = await response.read()
             finally:
-                response.close()
+                response.done()
             if response.status != 200:
                 raise RemoteError("the provider refused a sample", status=response.status)
-            coding = response.headers.get("content-encoding", "")
             read = call.wire.read_response(
-                call.endpoint, decoded(data, coding, MOST_DUPLICATE_BYTES)
+                call.endpoint, decoded(data, response.content_encoding, MOST_DUPLICATE_BYTES)
             )
             return Answer(
                 output=read.output,
@@ -174,12 +173,11 @@ def _write_whole(wire: WireFormat) -> Callable[..., list[bytes]]:
 
 
 def _unstreamed(wire: WireFormat, outgoing: Outgoing, body: bytes) -> tuple[Outgoing, bytes]:
-    coding = outgoing.headers.get("content-encoding", "")
+    coding = next((v.decode() for n, v in outgoing.headers if n == b"content-encoding"), "")
     given = f"{outgoing.path}?{outgoing.query}" if outgoing.query else outgoing.path
     target, plain = wire.unstreamed(given, decoded(body, coding, MOST_DUPLICATE_BYTES))
     path, _, query = target.partition("?")
-    headers = outgoing.headers.copy()
-    headers.popall("content-encoding", None)
+    headers = [header for header in outgoing.headers if header[0] != b"content-encoding"]
     return Outgoing(outgoing.method, outgoing.provider, path, query, headers), plain
 
 

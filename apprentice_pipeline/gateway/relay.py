@@ -10,9 +10,8 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 
-import aiohttp
-
 from apprentice_pipeline.gateway import replies
+from apprentice_pipeline.gateway.connections import Response
 from apprentice_pipeline.gateway.headers import response_headers
 from apprentice_pipeline.gateway.local import LocalAnswers
 from apprentice_pipeline.gateway.passage import Passage
@@ -20,7 +19,7 @@ from apprentice_pipeline.gateway.recording import Call, Recorder
 from apprentice_pipeline.gateway.tally import Tally
 from apprentice_pipeline.gateway.tee import EventTee, WholeTee
 
-_CUT = (aiohttp.ClientError, TimeoutError, OSError)
+_CUT = (TimeoutError, OSError)
 
 
 class Relay:
@@ -34,7 +33,7 @@ class Relay:
         self._local = local
         self._max_bytes = max_bytes
 
-    async def relay(self, passage: Passage, response: aiohttp.ClientResponse) -> None:
+    async def relay(self, passage: Passage, response: Response) -> None:
         """Sends the whole response. A cut one is left unfinished, so that the client sees it."""
         passage.began = True
         marks = replies.marks(b"remote", passage.pair_id)
@@ -42,7 +41,7 @@ class Relay:
         events = response.content_type == "text/event-stream" or self._is_array(passage, response)
         if events and passage.intake.ended:
             passage.watch()
-        if passage.call is not None and not events and response.content.is_eof():
+        if passage.call is not None and not events and response.is_whole:
             await self._at_once(passage, passage.call, response, headers)
             return
         await replies.start(passage.send, response.status, headers)
@@ -72,7 +71,7 @@ class Relay:
         except Exception:  # fail open: the answer goes out
             self.fail_open(passage)
 
-    def _is_array(self, passage: Passage, response: aiohttp.ClientResponse) -> bool:
+    def _is_array(self, passage: Passage, response: Response) -> bool:
         """Whether the stream asked for comes as a JSON array (Gemini without `alt=sse`)."""
         call = passage.call
         if call is None or call.provider != "gemini" or response.status != 200:
@@ -86,14 +85,14 @@ class Relay:
         self._tally.add(tenant, namespace, unexpected=1)
         self._tally.alert(tenant, namespace, "capture_failed", "a call could not be captured")
 
-    async def _plain(self, passage: Passage, response: aiohttp.ClientResponse) -> None:
+    async def _plain(self, passage: Passage, response: Response) -> None:
         with contextlib.suppress(*_CUT):
-            async for chunk in response.content.iter_any():
+            while chunk := await response.read_some():
                 await replies.piece(passage.send, chunk)
             await passage.finish(b"")
 
-    async def _events(self, passage: Passage, call: Call, response: aiohttp.ClientResponse) -> None:
-        coding = response.headers.get("content-encoding", "")
+    async def _events(self, passage: Passage, call: Call, response: Response) -> None:
+        coding = response.content_encoding
         tee = EventTee(passage.wire, call.endpoint, coding, self._max_bytes)
         held: list[bytes] = []
         try:
@@ -132,21 +131,21 @@ class Relay:
         self,
         passage: Passage,
         call: Call,
-        response: aiohttp.ClientResponse,
+        response: Response,
         headers: list[replies.Header],
     ) -> None:
         """A body that came with its head: they go on together, and wake the client once."""
         call.first_byte_ns = time.perf_counter_ns()
-        tee = WholeTee(response.headers.get("content-encoding", ""), self._max_bytes)
-        body = await response.content.read()
+        tee = WholeTee(response.content_encoding, self._max_bytes)
+        body = await response.read()
         tee.feed(body)
         tee.closed = True
         await self.record(passage, response.status, tee)
         await replies.start(passage.send, response.status, headers)
         await passage.finish(body)
 
-    async def _whole(self, passage: Passage, call: Call, response: aiohttp.ClientResponse) -> None:
-        tee = WholeTee(response.headers.get("content-encoding", ""), self._max_bytes)
+    async def _whole(self, passage: Passage, call: Call, response: Response) -> None:
+        tee = WholeTee(response.content_encoding, self._max_bytes)
         length, seen, last = response.content_length, 0, b""
         try:
             async for chunk in _timed(response, call):
@@ -165,10 +164,9 @@ class Relay:
         await passage.finish(last)
 
 
-async def _timed(response: aiohttp.ClientResponse, call: Call) -> AsyncIterator[bytes]:
+async def _timed(response: Response, call: Call) -> AsyncIterator[bytes]:
     """The body as it arrives; notes when its first byte came."""
-    content = response.content
-    while chunk := await content.readany():
+    while chunk := await response.read_some():
         if not call.first_byte_ns:
             call.first_byte_ns = time.perf_counter_ns()
         yield chunk

@@ -1,30 +1,32 @@
 """The client of the providers.
 
-Belongs here: addresses (from the configuration only), the connection pool, what a failed call
-looks like. Does not: headers' meaning, bodies' meaning.
+Belongs here: addresses (from the configuration only), the framing of a request, what a failed call
+looks like. Does not: headers' meaning, bodies' meaning, bytes on the wire (`connections`).
 Bodies are neither compressed nor decompressed, redirects are not followed, cookies not kept.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from urllib.parse import unquote
-
-import aiohttp
-from multidict import CIMultiDict
-from yarl import URL
+from urllib.parse import unquote, urlsplit
 
 from apprentice_pipeline.config import Endpoints, Gateway
 from apprentice_pipeline.errors import RemoteError
-from apprentice_pipeline.gateway.query_keys import holds_key
+from apprentice_pipeline.gateway.connections import (
+    Body,
+    Broken,
+    Header,
+    Origin,
+    Pool,
+    Response,
+    Silent,
+    request_head,
+)
 
 CONNECT_S = 10.0
-_IN_ONE_PIECE = 1 << 20
-_PIECE = 1 << 18
-_MOST_URLS, _LONGEST_KEPT = 4_096, 512
-_NOT_ADDED = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
+_SAFE_TWICE = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
+_WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +37,31 @@ class Outgoing:
     provider: str
     path: str
     query: str
-    headers: CIMultiDict[str]
+    headers: Sequence[Header]
     content_length: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """A provider's address: where to connect, and what comes before a path."""
+
+    origin: Origin
+    path: str
+    host: bytes
+
+    @classmethod
+    def of(cls, url: str) -> _Base:
+        parts = urlsplit(url.rstrip("/"))
+        tls, host = parts.scheme == "https", parts.hostname or ""
+        usual = 443 if tls else 80
+        port = parts.port or usual
+        shown = f"[{host}]" if ":" in host else host
+        named = shown if port == usual else f"{shown}:{port}"
+        return cls(
+            Origin(host, port, tls),
+            parts.path,
+            named.encode("idna" if not host.isascii() else "ascii"),
+        )
 
 
 class Upstream:
@@ -44,66 +69,54 @@ class Upstream:
 
     def __init__(self, endpoints: Endpoints, limits: Gateway) -> None:
         self._bases = {
-            "openai": endpoints.openai.rstrip("/"),
-            "anthropic": endpoints.anthropic.rstrip("/"),
-            "gemini": endpoints.gemini.rstrip("/"),
+            "openai": _Base.of(endpoints.openai),
+            "anthropic": _Base.of(endpoints.anthropic),
+            "gemini": _Base.of(endpoints.gemini),
         }
-        self._urls: dict[tuple[str, str, str], URL] = {}
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=limits.max_connections, ttl_dns_cache=60),
-            timeout=aiohttp.ClientTimeout(
-                total=None, sock_connect=CONNECT_S, sock_read=limits.upstream_timeout_s
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=_NOT_ADDED,
-            auto_decompress=False,
-            trust_env=False,
-            read_bufsize=1 << 18,
-        )
+        self._pool = Pool(limits.max_connections, limits.upstream_timeout_s, CONNECT_S)
 
-    async def send(
-        self, request: Outgoing, body: bytes | AsyncIterator[bytes]
-    ) -> aiohttp.ClientResponse:
-        """The provider's response, its body unread; the caller closes it.
+    async def send(self, request: Outgoing, body: Body) -> Response:
+        """The provider's response, its body unread; the caller says when it is `done`.
 
         `body` in one piece, or as it arrives.
-        Raises: RemoteError when none came (status 504 after a timeout, else 502).
+        Raises: RemoteError when none came (status 504 after a timeout, else 502); what `body`
+        raises.
         """
+        base = self._bases[request.provider]
         try:
-            return await self._session.request(
-                request.method,
-                self._url(request),
-                headers=_framed(request, body),
-                data=_data(body),
-                allow_redirects=False,
-            )
-        except aiohttp.ConnectionTimeoutError:
-            raise RemoteError("the provider cannot be reached in time", status=502) from None
-        except TimeoutError:
+            framing = _framing(request, body)
+            target = f"{base.path}{request.path}"
+            if request.query:
+                target = f"{target}?{request.query}"
+            headers = ((b"host", base.host), *request.headers, *framing)
+            head = request_head(request.method, target, headers)
+            return await self._call(request.method, base.origin, head, body, framing == _CHUNKED)
+        except Silent:
             raise RemoteError("the provider did not answer in time", status=504) from None
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except TimeoutError:
+            raise RemoteError("the provider cannot be reached in time", status=502) from None
+        except (OSError, ValueError) as error:
             raise RemoteError(
                 f"the provider cannot be reached ({type(error).__name__})", status=502
             ) from None
 
     async def close(self) -> None:
         """Closes every connection."""
-        await self._session.close()
-        await asyncio.sleep(0)
+        await self._pool.close()
 
-    def _url(self, request: Outgoing) -> URL:
-        place = (request.provider, request.path, request.query)
-        url = self._urls.get(place)
-        if url is None:
-            query = f"?{request.query}" if request.query else ""
-            url = URL(self._bases[request.provider] + request.path + query, encoded=True)
-            longest = len(request.path) + len(request.query)
-            if longest > _LONGEST_KEPT or holds_key(request.provider, request.query):
-                return url
-            if len(self._urls) >= _MOST_URLS:
-                self._urls.clear()
-            self._urls[place] = url
-        return url
+    async def _call(
+        self, method: str, origin: Origin, head: bytes, body: Body, chunked: bool
+    ) -> Response:
+        """One call; a second one only where the first met a connection that was ending, and
+        where to be done twice does no harm (RFC 9110, section 9.2.2)."""
+        connection, used = await self._pool.take(origin)
+        try:
+            return await connection.call(method, head, body, chunked=chunked)
+        except Broken:
+            if not used or method not in _SAFE_TWICE or not isinstance(body, bytes):
+                raise
+        connection, _ = await self._pool.take(origin)
+        return await connection.call(method, head, body, chunked=chunked)
 
 
 def climbs(path: str) -> bool:
@@ -116,24 +129,15 @@ def climbs(path: str) -> bool:
     return ".." in plain.replace("\\", "/").split("/") or "\\" in plain
 
 
-def _framed(request: Outgoing, body: bytes | AsyncIterator[bytes]) -> CIMultiDict[str]:
-    """A body that is passed on as it arrives keeps the length its client declared."""
-    if isinstance(body, bytes) and len(body) <= _IN_ONE_PIECE:
-        return request.headers
-    length = request.content_length
+_CHUNKED: tuple[Header, ...] = ((b"transfer-encoding", b"chunked"),)
+
+
+def _framing(request: Outgoing, body: Body) -> tuple[Header, ...]:
+    """How the body's end is told; one that is passed on as it arrives keeps its length."""
     if isinstance(body, bytes):
-        length = len(body)
-    if length is not None:
-        request.headers["content-length"] = str(length)
-    return request.headers
-
-
-def _data(body: bytes | AsyncIterator[bytes]) -> bytes | AsyncIterator[bytes] | None:
-    if isinstance(body, bytes):
-        return _in_pieces(body) if len(body) > _IN_ONE_PIECE else body or None
-    return body
-
-
-async def _in_pieces(body: bytes) -> AsyncIterator[bytes]:
-    for start in range(0, len(body), _PIECE):
-        yield body[start : start + _PIECE]
+        if not body and request.method in _WITHOUT_BODY:
+            return ()
+        return ((b"content-length", b"%d" % len(body)),)
+    if request.content_length is not None:
+        return ((b"content-length", b"%d" % request.content_length),)
+    return _CHUNKED

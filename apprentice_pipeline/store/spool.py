@@ -43,6 +43,9 @@ Waiter = asyncio.Future[None] | Future[None]
 class RecordSink(Protocol):
     """Where records are handed over: a `Spool`, or a worker's `SpoolClient`."""
 
+    on_counts: OnCounts
+    """Is told what the exchanges that were handed over unread add to the counters."""
+
     @property
     def pending(self) -> int:
         """Records that wait for their commit."""
@@ -85,9 +88,9 @@ class Spool:
         spool_id: str,
         lock: Lock,
         read: Reader = no_reader,
-        on_counts: OnCounts = _ignore,
     ) -> None:
         self.spool_id = spool_id
+        self.on_counts: OnCounts = _ignore
         self.failed = 0
         """Records that were refused or could not be committed."""
         self.damaged = 0
@@ -96,7 +99,6 @@ class Spool:
         self._vault = vault
         self._lock = lock
         self._reader = read
-        self._on_counts = on_counts
         self._file_writer = self._writer_of(spool_id)
         self._numbers: Iterator[int] = itertools.count(1)
         self._queue: deque[Waiting] = deque()
@@ -107,13 +109,13 @@ class Spool:
         self._thread = threading.Thread(target=self._run, name="spool-writer", daemon=True)
 
     @classmethod
-    def open(cls, folder: Path, vault: Vault) -> Spool:
-        """A new spool in `folder`, which is made if need be.
+    def open(cls, folder: Path, vault: Vault, *, read: Reader = no_reader) -> Spool:
+        """A new spool in `folder`, which is made if need be; `read` reads unread exchanges.
 
         Raises: StorageFull, StoreError.
         """
         spool_id, lock = claim(folder)
-        spool = cls(folder, vault, spool_id, lock)
+        spool = cls(folder, vault, spool_id, lock, read)
         try:
             spool._file_writer.create()
         except BaseException:
@@ -140,7 +142,8 @@ class Spool:
         gave to no record; one given twice would make the second record pass for the first.
         `on_counts` is told on the event loop of those who wait.
         """
-        spool = cls(folder, vault, spool_id, lock, read, on_counts)
+        spool = cls(folder, vault, spool_id, lock, read)
+        spool.on_counts = on_counts
         spool._queue.extend(waiting)
         spool._pending_rows = len(spool._queue)
         spool._pending_bytes = sum(each.size for each in spool._queue)
@@ -225,7 +228,7 @@ class Spool:
                 self._pending_bytes -= sum(each.size for each in batch)
                 self.failed += sum(error is not None for error in outcome)
             if counts:
-                _call(batch[0].loop, self._on_counts, counts)
+                _call(batch[0].loop, self.on_counts, counts)
             _wake(batch, outcome)
 
     def _next_batch(self) -> list[Waiting]:

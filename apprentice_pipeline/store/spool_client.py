@@ -52,7 +52,6 @@ class SpoolClient:
         read: Reader,
     ) -> None:
         self.on_counts: OnCounts = lambda _: None
-        """Is told what the exchanges that were handed over unread add to the counters."""
         self._spool_id = spool_id
         self._workspace = workspace
         self._lock = lock

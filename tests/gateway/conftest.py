@@ -24,6 +24,7 @@ import uvicorn
 from apprentice_pipeline.config import Config
 from apprentice_pipeline.gateway.app import GatewayApp, create_app
 from apprentice_pipeline.gateway.listening import server_config
+from apprentice_pipeline.gateway.reading import ExchangeReader
 from apprentice_pipeline.settings import Home, Settings
 from apprentice_pipeline.store.drain import drain
 from apprentice_pipeline.store.spool import Spool
@@ -343,7 +344,8 @@ def start(tmp_path: Path, provider: Upstream) -> Iterator[Start]:
             source="defaults",
         )
         workspace = Workspace.open(settings)
-        spool = Spool.open(workspace.home.spool, workspace.vault)
+        read = ExchangeReader.of(workspace.config)
+        spool = Spool.open(workspace.home.spool, workspace.vault, read=read)
         router = (lambda: make_router(workspace, spool)) if make_router else None
         app = create_app(workspace, spool, router)
         served = around(app) if around else app
@@ -390,8 +392,7 @@ class Command:
         """The workers' process ids, from the kernel."""
         tasks = Path(f"/proc/{self.process.pid}/task").glob("*/children")
         children = " ".join(task.read_text() for task in tasks).split()
-        commands = {int(pid): Path(f"/proc/{pid}/cmdline").read_text() for pid in children}
-        return [pid for pid, command in commands.items() if "gateway.worker" in command]
+        return [int(pid) for pid in children if "gateway.worker" in _command_line(pid)]
 
     def wait_until_ready(self) -> None:
         end = time.monotonic() + 90
@@ -446,3 +447,11 @@ def serve(tmp_path: Path, provider: Upstream) -> Iterator[Serve]:
     yield make
     for command in commands:
         command.stop()
+
+
+def _command_line(pid: str) -> str:
+    """A process's command line, "" where it has just ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from apprentice_pipeline.errors import WireError
 from apprentice_pipeline.gateway.encodings import MOST_MEMBERS, decoded, decoder
-from apprentice_pipeline.gateway.tee import EventTee
-from apprentice_pipeline.wire.providers import wire_format
+from apprentice_pipeline.gateway.reading import Passed
 from fuzz import properties, seeds
 
 TARGETS = sorted(properties.PROPERTIES)
@@ -97,8 +96,24 @@ def test_deflate_is_read_with_its_wrapper_and_without() -> None:
 
 def test_a_stream_that_only_ends_is_no_complete_answer() -> None:
     """Found by fuzzing: an end of the right name, whose data says otherwise, after no start."""
-    tee = EventTee(wire_format("anthropic"), "messages", "", 10_000)
-    tee.feed(b'event: message_stop\ndata: {"type":"ping"}\n\n')
-    tee.close()
-    assert tee.result() == (None, False)
-    assert tee.unreadable
+    passed = Passed(
+        pair_id="p",
+        tenant="acme",
+        namespace="tickets",
+        request=properties.REQUEST,
+        response=b'event: message_stop\ndata: {"type":"ping"}\n\n',
+        provider="anthropic",
+        endpoint="messages",
+        target="/v1/messages",
+        created_at_us=1,
+        status=200,
+        form="events",
+        ended=True,
+        latency_us=1,
+        first_byte_us=None,
+        inclusion_probability=1.0,
+        request_coding="",
+        response_coding="",
+    )
+    told = properties.READ.read(passed)
+    assert (told.exchange.output, told.exchange.complete, told.unreadable) == (None, False, 1)

@@ -25,7 +25,7 @@ from apprentice_pipeline.store.spool_frames import (
     acknowledgement,
     record_frame,
 )
-from apprentice_pipeline.store.spool_writer import MAX_PENDING_ROWS, NumberedRow
+from apprentice_pipeline.store.spool_writer import MAX_PENDING_ROWS, NumberedRow, Written
 from apprentice_pipeline.store.workspace import Workspace
 
 TENANT = "acme"
@@ -239,16 +239,19 @@ def test_records_arrive_equal_however_the_bytes_are_cut(rows: list[PlainRow], cu
 def test_acknowledgements_arrive_equal_however_the_bytes_are_cut(cut: int) -> None:
     row = PlainRow("captures", "acme", "tickets", "p", b"{}")
     batch = [NumberedRow(number, row) for number in (4, 6, 9)]
-    outcome = [None, StorageFull("full", remedy="free some"), CannotOpen("moved")]
-    data = acknowledgement(batch, outcome) + acknowledgement(batch, [None, None, ValueError("x")])
+    counts = {("acme", "tickets"): {"pairs": 2.0, "cost_usd": 0.25}}
+    outcome = Written([None, StorageFull("full", remedy="free some"), CannotOpen("moved")], counts)
+    data = acknowledgement(batch, outcome)
+    data += acknowledgement(batch, Written([None, None, ValueError("x")], {}))
     reader = AcknowledgementReader()
     told = [
         decided
         for start in range(0, len(data), cut)
         for decided in reader.feed(data[start : start + cut])
     ]
-    assert [newest for newest, _ in told] == [9, 9]
-    first, second = (failed for _, failed in told)
+    assert [each.newest for each in told] == [9, 9]
+    assert [each.counts for each in told] == [counts, {}]
+    first, second = (each.failed for each in told)
     assert {seq: type(error) for seq, error in first.items()} == {6: StorageFull, 9: CannotOpen}
     assert getattr(first[6], "remedy", "") == "free some"
     assert "x" not in str(second[9]).removeprefix("the spool failed: ValueError").strip()

@@ -1,0 +1,485 @@
+"""Connections to providers: HTTP/1.1, kept open, as few steps a call as can be.
+
+Belongs here: writing a request, following its response, keeping connections for the next one. Does
+not: addresses, what a failure means (`upstream`), what is in a message.
+Promises: bytes of a body are given on as they arrive and never changed; what is not read holds the
+provider up, and memory is bounded; a response that ends before its framing says so is an error; a
+request is sent once. A general client does far more for each call, and costs two to three times
+as much of a worker's time (`docs/LOG.md`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Final, cast
+
+import httptools
+
+MOST_HEAD_BYTES: Final = 1 << 18
+HIGH_WATER: Final = 1 << 18
+"""Bytes of a body that wait to be read; more stops the provider."""
+LOOK_S: Final = 1.0
+IDLE_S: Final = 15.0
+
+Header = tuple[bytes, bytes]
+Body = bytes | AsyncIterator[bytes]
+
+
+class Broken(ConnectionError):
+    """The connection ended, or what came over it is not HTTP, before the response was whole."""
+
+
+class Silent(TimeoutError):
+    """The provider sent nothing for too long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where connections lead to."""
+
+    host: str
+    port: int
+    tls: bool
+
+
+class Response:
+    """One response: its head, and its body as it arrives."""
+
+    __slots__ = (
+        "_connection",
+        "_error",
+        "_parts",
+        "_size",
+        "_waiter",
+        "content_encoding",
+        "content_length",
+        "content_type",
+        "is_whole",
+        "raw_headers",
+        "status",
+    )
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._error: Exception | None = None
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self.status = 0
+        self.raw_headers: list[Header] = []
+        self.content_type = ""
+        """The media type in lower case, without parameters."""
+        self.content_encoding = ""
+        self.content_length: int | None = None
+        self.is_whole = False
+        """Whether the end has come; some of the body may wait to be read."""
+
+    async def read_some(self) -> bytes:
+        """What has come and was not read, as soon as there is any; b"" at the end.
+
+        Raises: Broken, Silent when the end does not come.
+        """
+        while not self._parts:
+            if self.is_whole:
+                return b""
+            if self._error is not None:
+                raise self._error
+            self._waiter = self._connection.loop.create_future()
+            await self._waiter
+        data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        self._parts.clear()
+        self._size = 0
+        self._connection.resume()
+        return data
+
+    async def read(self) -> bytes:
+        """The whole body, or what is left of it. Raises: Broken, Silent."""
+        parts = []
+        while part := await self.read_some():
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def done(self) -> None:
+        """Lets go of the connection: for the next call where this one has come to its end."""
+        self._connection.let_go()
+
+    def note_header(self, name: bytes, value: bytes) -> None:
+        """Takes a header in."""
+        self.raw_headers.append((name, value))
+        length = len(name)
+        if length == 12 and name.lower() == b"content-type":
+            self.content_type = value.partition(b";")[0].strip().lower().decode("latin-1")
+        elif length == 14 and name.lower() == b"content-length" and value.isdigit():
+            self.content_length = int(value)
+        elif length == 16 and name.lower() == b"content-encoding":
+            self.content_encoding = value.decode("latin-1")
+
+    def add(self, data: bytes) -> bool:
+        """Takes a piece of the body in; whether as much waits as may."""
+        self._parts.append(data)
+        self._size += len(data)
+        return self._size > HIGH_WATER
+
+    def wake(self, error: Exception | None = None) -> None:
+        """Something has changed."""
+        self._error = self._error or error
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+
+class Connection(asyncio.Protocol):
+    """One connection, one call at a time."""
+
+    __slots__ = (
+        "_alive",
+        "_head",
+        "_head_bytes",
+        "_method",
+        "_parser",
+        "_paused",
+        "_pool",
+        "_response",
+        "_sending",
+        "_transport",
+        "_writable",
+        "loop",
+        "origin",
+        "seen",
+    )
+
+    def __init__(self, pool: Pool, origin: Origin) -> None:
+        self.loop = pool.loop
+        self.origin = origin
+        self.seen = 0.0
+        """When it last did anything."""
+        self._pool = pool
+        self._parser = httptools.HttpResponseParser(self)
+        self._transport: asyncio.Transport | None = None
+        self._alive = True
+        self._method = ""
+        self._head: asyncio.Future[Response] | None = None
+        self._head_bytes = 0
+        self._response: Response | None = None
+        self._sending: asyncio.Task[None] | None = None
+        self._writable: asyncio.Future[None] | None = None
+        self._paused = False
+
+    @property
+    def usable(self) -> bool:
+        """Whether another call may go over it."""
+        return self._alive and self._transport is not None and not self._transport.is_closing()
+
+    async def call(self, method: str, head: bytes, body: Body, *, chunked: bool) -> Response:
+        """Sends a request and returns the response once its head has come.
+
+        Raises: Broken, Silent.
+        """
+        transport = self._transport
+        if transport is None or not self.usable:
+            raise Broken("the connection is closed")
+        self._method, self._head_bytes = method, 0
+        self._response = Response(self)
+        self._head = self.loop.create_future()
+        self.seen = self.loop.time()
+        if isinstance(body, bytes):
+            transport.write(head + body if len(body) < HIGH_WATER else head)
+            if len(body) >= HIGH_WATER:
+                transport.write(body)
+        else:
+            transport.write(head)
+            self._sending = self.loop.create_task(self._send(transport, body, chunked=chunked))
+        try:
+            return await self._head
+        except BaseException:
+            self.close()
+            raise
+
+    async def _send(
+        self, transport: asyncio.Transport, body: AsyncIterator[bytes], *, chunked: bool
+    ) -> None:
+        """A body as it arrives; one that fails ends the call."""
+        try:
+            async for piece in body:
+                if self._writable is not None:
+                    await self._writable
+                self.seen = self.loop.time()
+                if not chunked:
+                    transport.write(piece)
+                elif piece:
+                    transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            if chunked:
+                transport.write(b"0\r\n\r\n")
+        except Exception as error:
+            self._fail(error)
+
+    def let_go(self) -> None:
+        """The call is over, or given up."""
+        response, sending = self._response, self._sending
+        sent = sending is None or sending.done()
+        if response is not None and response.is_whole and sent and self.usable:
+            self._response, self._sending = None, None
+            self.resume()
+            self._pool.take_back(self)
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """Ends the connection at once."""
+        self._alive = False
+        if self._sending is not None:
+            self._sending.cancel()
+        if self._transport is not None:
+            self._transport.abort()
+        self._pool.forget(self)
+
+    def resume(self) -> None:
+        """What had come has been read."""
+        if self._paused and self._transport is not None:
+            self._paused = False
+            with contextlib.suppress(RuntimeError):  # it is closing
+                self._transport.resume_reading()
+
+    def silent_since(self, moment: float) -> bool:
+        """Whether a call waits for the provider, and has since `moment`."""
+        return self._response is not None and not self._paused and self.seen < moment
+
+    def give_up(self) -> None:
+        """Fails the call under way: the provider has been silent for too long."""
+        self._fail(Silent("the provider sent nothing"))
+
+    # asyncio.Protocol
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.Protocol`."""
+        self._transport = cast(asyncio.Transport, transport)
+        self.seen = self.loop.time()
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        self.seen = self.loop.time()
+        response = self._response
+        if response is None or response.is_whole:
+            self.close()  # nobody asked
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._fail(Broken("the provider changed the protocol"))
+        except httptools.HttpParserError as error:
+            self._fail(Broken(f"not HTTP ({type(error).__name__})"))
+        self._tell()
+
+    def eof_received(self) -> bool | None:
+        """See `asyncio.Protocol`."""
+        return None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See `asyncio.Protocol`."""
+        self._alive = False
+        response = self._response
+        if response is not None and not response.is_whole:
+            if self._head is None and exc is None and self._ends_by_closing(response):
+                response.is_whole = True
+                response.wake()
+            else:
+                self._fail(Broken("the provider closed the connection"))
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_exception(Broken("the provider closed the connection"))
+            self._writable.exception()
+        self._pool.forget(self)
+
+    def pause_writing(self) -> None:
+        """See `asyncio.BaseProtocol`."""
+        self._writable = self.loop.create_future()
+
+    def resume_writing(self) -> None:
+        """See `asyncio.BaseProtocol`."""
+        waiter, self._writable = self._writable, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    # httptools.HttpResponseParser
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """See `httptools`. Trailers are dropped: their end cannot wait for a head's."""
+        response = self._response
+        if self._head is None or response is None:
+            return
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > MOST_HEAD_BYTES:
+            self._fail(Broken("the response's head is too large"))
+        else:
+            response.note_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """See `httptools`."""
+        response = self._response
+        if response is not None:
+            response.status = self._parser.get_status_code()
+            if self._method == "HEAD" and response.status >= 200:
+                self._alive = False  # the parser waits for the body that the head speaks of
+                response.is_whole = True
+
+    def on_body(self, data: bytes) -> None:
+        """See `httptools`."""
+        response = self._response
+        if response is None or self._method == "HEAD":
+            return
+        if response.add(data) and not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def on_message_complete(self) -> None:
+        """See `httptools`."""
+        response = self._response
+        if response is None:
+            return
+        if 100 <= response.status < 200:  # an interim response: the real one follows
+            response.raw_headers.clear()
+            response.status = self._head_bytes = 0
+            return
+        response.is_whole = True
+        if not self._parser.should_keep_alive():
+            self._alive = False
+
+    def _tell(self) -> None:
+        """Who waits, for the head or for the body, may look."""
+        response, head = self._response, self._head
+        if response is None:
+            return
+        if head is None:
+            response.wake()
+        elif response.status >= 200 and not head.done():
+            self._head = None
+            head.set_result(response)
+
+    def _ends_by_closing(self, response: Response) -> bool:
+        framed = {b"content-length", b"transfer-encoding"}
+        return not any(name.lower() in framed for name, _ in response.raw_headers)
+
+    def _fail(self, error: Exception) -> None:
+        self._alive = False
+        head, self._head = self._head, None
+        if head is not None and not head.done():
+            head.set_exception(error)
+        elif self._response is not None:
+            self._response.wake(error)
+        if self._transport is not None:
+            self._transport.abort()
+
+
+class Pool:
+    """Connections by origin. One per process; lives on one event loop."""
+
+    def __init__(self, most: int, silent_s: float, connect_s: float) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._most = most
+        self._silent_s = silent_s
+        self._connect_s = connect_s
+        self._tls: ssl.SSLContext | None = None
+        self._idle: defaultdict[Origin, deque[Connection]] = defaultdict(deque)
+        self._open: set[Connection] = set()
+        self._connecting = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._timer = self.loop.call_later(LOOK_S, self._look)
+
+    async def take(self, origin: Origin) -> tuple[Connection, bool]:
+        """A connection for one call, and whether it has been used before.
+
+        Raises: OSError, TimeoutError when there is none to be had.
+        """
+        idle = self._idle[origin]
+        while idle:
+            connection = idle.pop()
+            if connection.usable:
+                return connection, True
+            self.forget(connection)
+        while len(self._open) + self._connecting >= self._most:
+            if not self._close_an_idle_one():
+                waiter = self.loop.create_future()
+                self._waiting.append(waiter)
+                await waiter
+                if idle:
+                    return await self.take(origin)
+        return await self._connect(origin), False
+
+    def take_back(self, connection: Connection) -> None:
+        """Keeps a connection for the next call."""
+        connection.seen = self.loop.time()
+        self._idle[connection.origin].append(connection)
+        self._wake_one()
+
+    def forget(self, connection: Connection) -> None:
+        """A connection is no more."""
+        if connection in self._open:
+            self._open.discard(connection)
+            with contextlib.suppress(ValueError):
+                self._idle[connection.origin].remove(connection)
+            self._wake_one()
+
+    async def close(self) -> None:
+        """Closes every connection."""
+        self._timer.cancel()
+        for connection in list(self._open):
+            connection.close()
+        await asyncio.sleep(0)
+
+    async def _connect(self, origin: Origin) -> Connection:
+        tls = self._context() if origin.tls else None
+        self._connecting += 1
+        try:
+            async with asyncio.timeout(self._connect_s):
+                _, connection = await self.loop.create_connection(
+                    lambda: Connection(self, origin), origin.host, origin.port, ssl=tls
+                )
+        except BaseException:
+            self._wake_one()
+            raise
+        finally:
+            self._connecting -= 1
+        self._open.add(connection)
+        return connection
+
+    def _context(self) -> ssl.SSLContext:
+        if self._tls is None:
+            self._tls = ssl.create_default_context()
+        return self._tls
+
+    def _close_an_idle_one(self) -> bool:
+        for connections in self._idle.values():
+            if connections:
+                connections[0].close()
+                return True
+        return False
+
+    def _wake_one(self) -> None:
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+    def _look(self) -> None:
+        """Once a second: who waits for a silent provider is told, idle connections go."""
+        now = self.loop.time()
+        self._timer = self.loop.call_later(LOOK_S, self._look)
+        for connection in list(self._open):
+            if connection.silent_since(now - self._silent_s):
+                connection.give_up()
+        for connections in self._idle.values():
+            while connections and connections[0].seen < now - IDLE_S:
+                connections[0].close()
+
+
+def request_head(method: str, target: str, headers: Sequence[Header]) -> bytes:
+    """The head of a request. Raises: ValueError where a part of it would end its line."""
+    lines = [f"{method} {target} HTTP/1.1\r\n".encode("latin-1")]
+    lines += [b"%b: %b\r\n" % header for header in headers]
+    head = b"".join(lines)
+    if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines) or b"\0" in head:
+        raise ValueError("a header holds a line break")
+    return head + b"\r\n"
