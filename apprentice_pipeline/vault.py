@@ -13,7 +13,6 @@ compressed with zstd. Row keys: HKDF-Expand (RFC 5869) of the tenant's data key.
 from __future__ import annotations
 
 import functools
-import hashlib
 import hmac
 import os
 import secrets
@@ -254,12 +253,16 @@ def _zstd() -> _Zstd:
 
 def _row_key(data_key: bytes, pair_id: str) -> bytes:
     """HKDF-Expand with one block (RFC 5869, section 2.3): the data key is already uniform."""
-    return hmac.new(data_key, b"row" + _prefixed(pair_id) + b"\x01", hashlib.sha256).digest()
+    return hmac.digest(data_key, b"row" + _prefixed(pair_id) + b"\x01", "sha256")
 
 
 def _context(tenant: str, namespace: str, pair_id: str, field: str, version: int) -> bytes:
-    parts = (tenant, namespace, pair_id, field, str(version))
-    return b"".join(_prefixed(part) for part in parts)
+    return _joined(tenant, namespace) + _prefixed(pair_id) + _joined(field, str(version))
+
+
+@functools.lru_cache(maxsize=4_096)
+def _joined(*parts: str) -> bytes:
+    return b"".join(map(_prefixed, parts))
 
 
 def _prefixed(text: str) -> bytes:

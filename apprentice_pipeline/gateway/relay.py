@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator
 
 from apprentice_pipeline.gateway import replies
 from apprentice_pipeline.gateway.connections import Response
@@ -92,23 +91,27 @@ class Relay:
             await passage.finish(b"")
 
     async def _events(self, passage: Passage, call: Call, response: Response) -> None:
-        coding = response.content_encoding
-        tee = EventTee(passage.wire, call.endpoint, coding, self._max_bytes)
+        tee = EventTee(passage.wire, call.endpoint, response.content_encoding, self._max_bytes)
         held: list[bytes] = []
         try:
-            async for chunk in _timed(response, call):
+            while chunk := await response.read_some():
+                if not call.first_byte_ns:
+                    call.first_byte_ns = time.perf_counter_ns()
                 hold_from = None if passage.recorded else self._hold_from(passage, tee, chunk)
                 if hold_from is None:
-                    await replies.piece(passage.send, b"".join((*held, chunk)))
-                    held.clear()
+                    if held:
+                        chunk = b"".join((*held, chunk))
+                        held.clear()
+                    await replies.piece(passage.send, chunk)
                     continue
                 if hold_from:
                     await replies.piece(passage.send, chunk[:hold_from])
                 held.append(chunk[hold_from:])
                 if tee.ended:
                     await self.record(passage, response.status, tee)
-                    await replies.piece(passage.send, b"".join(held))
-                    held.clear()
+                    if not response.is_whole:
+                        await replies.piece(passage.send, b"".join(held))
+                        held.clear()
             tee.closed = True
         except _CUT:
             self._tally.add(call.tenant, call.namespace, cut_by_provider=1)
@@ -148,7 +151,9 @@ class Relay:
         tee = WholeTee(response.content_encoding, self._max_bytes)
         length, seen, last = response.content_length, 0, b""
         try:
-            async for chunk in _timed(response, call):
+            while chunk := await response.read_some():
+                if not call.first_byte_ns:
+                    call.first_byte_ns = time.perf_counter_ns()
                 seen += len(chunk)
                 tee.feed(chunk)
                 if length is not None and seen >= length:
@@ -162,11 +167,3 @@ class Relay:
         tee.closed = True
         await self.record(passage, response.status, tee)
         await passage.finish(last)
-
-
-async def _timed(response: Response, call: Call) -> AsyncIterator[bytes]:
-    """The body as it arrives; notes when its first byte came."""
-    while chunk := await response.read_some():
-        if not call.first_byte_ns:
-            call.first_byte_ns = time.perf_counter_ns()
-        yield chunk

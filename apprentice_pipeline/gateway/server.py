@@ -42,6 +42,7 @@ READY_S = 60.0
 FIRST_RESTART_S, LAST_RESTART_S = 0.1, 5.0
 STEADY_S = 10.0
 MOST_FALSE_STARTS = 5
+DRAIN_NICE = 15
 
 
 def serve(
@@ -138,7 +139,7 @@ class _Supervisor:
             signal.signal(number, lambda *_: self._stopping.set())
         _fresh_folder(self._metrics)
         loops = [
-            self._every(config.store.drain_interval_s, self._drain),
+            self._every(config.store.drain_interval_s, self._drain, nice=DRAIN_NICE),
             self._every(config.serving.registry_poll_s, self._follow_registry),
         ]
         if config.alerts.webhook:
@@ -185,7 +186,7 @@ class _Supervisor:
             stdout=subprocess.DEVNULL,
             pass_fds=[descriptor],
             env=_worker_environment(self._workspace.settings, self._metrics),
-            start_new_session=True,
+            process_group=0,  # of this session: what is nice here is nice to it
         )
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
@@ -201,10 +202,17 @@ class _Supervisor:
         for worker in self._workers:
             worker.stop(deadline)
 
-    def _every(self, seconds: float, work: Callable[[], None]) -> threading.Thread:
-        """Runs `work` again and again in a thread of its own, until stopping."""
+    def _every(
+        self, seconds: float, work: Callable[[], None], *, nice: int = 0
+    ) -> threading.Thread:
+        """Runs `work` again and again in a thread of its own, until stopping.
+
+        `nice`: how far calls under way come first; threads that `work` starts inherit it.
+        """
 
         def loop() -> None:
+            with contextlib.suppress(OSError, AttributeError):
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
             while not self._stopping.wait(seconds):
                 try:
                     work()

@@ -143,6 +143,8 @@ def _drain_locked(
         try:
             report = _Transfer(file, path.stem, lake, on_step).run(max_rows)
             empty = orphaned and file.is_empty()
+            if not empty:
+                file.checkpoint()
         finally:
             file.close()
     except SpoolDamaged as error:

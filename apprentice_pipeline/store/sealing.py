@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
@@ -58,7 +58,8 @@ class PlainRow:
     """A record as bytes, content still readable: lives in memory only.
 
     `facts` is the JSON of every column that holds no content; `first` and `second` are the
-    content to seal: input and output, or nothing and the edit.
+    content to seal: input and output, or nothing and the edit. `asked` is what makes requests
+    equal (`dedup_bytes`), where it is known already.
     """
 
     table: str
@@ -68,6 +69,7 @@ class PlainRow:
     facts: bytes
     first: bytes | None = None
     second: bytes | None = None
+    asked: bytes | None = field(default=None, compare=False, repr=False)
 
     @property
     def size(self) -> int:
@@ -157,13 +159,14 @@ def seal(vault: Vault, row: PlainRow) -> SealedRow:
             tenant=row.tenant,
             namespace=row.namespace,
             pair_id=row.pair_id,
-            field=field,
+            field=name,
         )
-        for content, field in zip(contents, fields, strict=True)
+        for content, name in zip(contents, fields, strict=True)
     ]
     key = None
     if row.table == CAPTURES and row.first is not None:
-        key = vault.fingerprint(row.tenant, "dedup", dedup_bytes(parse(row.first)))
+        asked = dedup_bytes(parse(row.first)) if row.asked is None else row.asked
+        key = vault.fingerprint(row.tenant, "dedup", asked)
     return SealedRow(
         row.table, row.tenant, row.namespace, row.pair_id, row.facts, sealed[0], sealed[1], key
     )
@@ -210,14 +213,26 @@ def _exchange_row(exchange: Exchange, tenant: str) -> PlainRow:
         "usage_source": usage.source,
         "date": _date(exchange.created_at_us // _DAY_US),
     }
+    first = canonical(exchange.input)
     return PlainRow(
         table=CAPTURES,
         tenant=tenant,
         namespace=exchange.namespace,
         pair_id=exchange.pair_id,
         facts=orjson.dumps(facts),
-        first=canonical(exchange.input),
+        first=first,
         second=None if exchange.output is None else canonical(exchange.output),
+        asked=first if _is_asked_alone(exchange.input) else None,
+    )
+
+
+def _is_asked_alone(request: Mapping[str, Any]) -> bool:
+    """Whether there is nothing in the input but what `dedup_bytes` keeps of it."""
+    parameters = request.get("parameters")
+    return (
+        request.keys() == _ASKED
+        and isinstance(parameters, dict)
+        and INDIFFERENT.isdisjoint(parameters)
     )
 
 
@@ -244,6 +259,7 @@ def _date(day: int) -> str:
     return date_of(day * _DAY_US)
 
 
+_ASKED: Final = {"messages", "parameters"}
 _SLOW: Final = b" "
 """Marks JSON that orjson would read as something else (huge integers) or not at all."""
 _DAY_US: Final = 86_400_000_000

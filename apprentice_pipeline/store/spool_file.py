@@ -28,6 +28,9 @@ from apprentice_pipeline.store.sealing import SealedRow
 
 BUSY_TIMEOUT_S: Final = 10.0
 MAX_READ_BYTES: Final = 64 * 1024 * 1024
+_CHECKPOINT_PAGES: Final = 16_384
+"""Pages of write-ahead log at which a commit itself would move them into the file: 64 MB, which a
+drain keeps it from ever reaching (`checkpoint`)."""
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS rows (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -133,6 +136,7 @@ class SpoolFile:
             try:
                 connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute("PRAGMA synchronous=FULL")
+                connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
                 connection.executescript(_SCHEMA)
             except BaseException:
                 connection.close()
@@ -232,6 +236,16 @@ class SpoolFile:
             self._connection.execute("VACUUM")
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         return gone
+
+    def checkpoint(self) -> None:
+        """Moves the write-ahead log into the file, most of it beside a writer that goes on.
+
+        The log then begins anew at its own beginning: a commit overwrites it, and syncs faster
+        than one that makes a file grow. A writer who commits just then is waited for next time.
+        """
+        with mapping_errors():
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            self._connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
 
     def close(self) -> None:
         """Closes the connection. Safe to call twice."""

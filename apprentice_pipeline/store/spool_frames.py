@@ -53,38 +53,50 @@ class RecordReader:
     """Gathers bytes into records."""
 
     def __init__(self) -> None:
-        self._data = bytearray()
+        self._rest: list[bytes] = []
+        self._wanted = _RECORD.size
+        """Bytes without which the record that has begun cannot be whole."""
+        self._have = 0
 
     def feed(self, data: bytes) -> list[NumberedRow]:
         """The records that are whole now."""
-        self._data += data
+        self._rest.append(data)
+        self._have += len(data)
+        if self._have < self._wanted:
+            return []
+        whole = data if len(self._rest) == 1 else b"".join(self._rest)
         found, start = [], 0
-        while (end := self._end(start)) is not None:
-            found.append(self._record(start))
+        while (end := self._end(whole, start)) is not None:
+            found.append(_record(whole, start))
             start = end
-        del self._data[:start]
+        self._rest = [whole[start:]] if start < len(whole) else []
+        self._have = len(whole) - start
+        self._wanted -= start
         return found
 
-    def _end(self, start: int) -> int | None:
+    def _end(self, data: bytes, start: int) -> int | None:
         """Where the record at `start` ends; None while it is not whole."""
-        body = start + _RECORD.size
-        if len(self._data) < body:
+        body = self._wanted = start + _RECORD.size
+        if len(data) < body:
             return None
-        *lengths, _ = _RECORD.unpack_from(self._data, start)
-        end = body + sum(length for length in lengths if length != _NONE)
-        return end if len(self._data) >= end else None
+        *lengths, _ = _RECORD.unpack_from(data, start)
+        self._wanted = body + sum(length for length in lengths if length != _NONE)
+        return self._wanted if len(data) >= self._wanted else None
 
-    def _record(self, start: int) -> NumberedRow:
-        *lengths, seq = _RECORD.unpack_from(self._data, start)
-        place, parts = start + _RECORD.size, []
-        for length in lengths:
-            size = 0 if length == _NONE else length
-            parts.append(None if length == _NONE else bytes(self._data[place : place + size]))
-            place += size
-        table, tenant, namespace, pair_id = ((part or b"").decode() for part in parts[:4])
-        facts, first, second = parts[4:]
-        row = PlainRow(table, tenant, namespace, pair_id, facts or b"", first, second)
-        return NumberedRow(seq, row)
+
+def _record(data: bytes, start: int) -> NumberedRow:
+    *lengths, seq = _RECORD.unpack_from(data, start)
+    place, parts = start + _RECORD.size, list[bytes | None]()
+    for length in lengths:
+        if length == _NONE:
+            parts.append(None)
+        else:
+            parts.append(data[place : place + length])
+            place += length
+    table, tenant, namespace, pair_id = ((part or b"").decode() for part in parts[:4])
+    facts, first, second = parts[4:]
+    row = PlainRow(table, tenant, namespace, pair_id, facts or b"", first, second)
+    return NumberedRow(seq, row)
 
 
 class Decided(NamedTuple):
