@@ -12,6 +12,8 @@ import dagster as dg
 from apprentice_pipeline.orchestration import assets
 from apprentice_pipeline.orchestration.partitions import (
     STREAMS,
+    outside,
+    outside_text,
     stream_day_key,
     stream_key,
 )
@@ -90,7 +92,7 @@ def _requests(stream: readiness.Readiness) -> Iterator[dg.RunRequest]:
             tags={"apprentice/why": "pair threshold"},
         )
     elif stream.worth_verifying:
-        for day, pending in stream.unverified_days:
+        for day, pending in _days(stream):
             yield dg.RunRequest(
                 run_key=f"verify:{key}:{day}:{stream.pairs}:{pending}",
                 job_name="verify_job",
@@ -99,10 +101,20 @@ def _requests(stream: readiness.Readiness) -> Iterator[dg.RunRequest]:
             )
 
 
+def _days(stream: readiness.Readiness) -> list[tuple[str, int]]:
+    """The days to verify that a partition stands for, with their pending pairs."""
+    without = set(outside(stream.unverified_days))
+    return [each for each in stream.unverified_days if each not in without]
+
+
 def _why_not(found: list[readiness.Readiness]) -> str:
     if not found:
         return "no stream has captured a pair yet"
-    return "; ".join(f"{stream_key(s.tenant, s.namespace)}: {s.binding}" for s in found)
+    words = [
+        [f"{stream_key(s.tenant, s.namespace)}: {s.binding}", outside_text(s.unverified_days)]
+        for s in found
+    ]
+    return "; ".join(", ".join(filter(None, each)) for each in words)
 
 
 @dg.sensor(
@@ -132,7 +144,7 @@ def drift_sensor(
 def verification_schedule(
     context: dg.ScheduleEvaluationContext, pipeline: dg.ResourceParam[Pipeline]
 ) -> list[dg.RunRequest]:
-    """Every hour: the days that hold pairs without a verdict."""
+    """Every hour: the days that hold pairs without a verdict, as of the hour it is due."""
     moment = context.scheduled_execution_time
     known = set(context.instance.get_dynamic_partitions("streams"))
     return [
@@ -142,7 +154,8 @@ def verification_schedule(
         )
         for s in readiness.all_streams(pipeline.workspace)
         if stream_key(s.tenant, s.namespace) in known
-        for day, _ in s.unverified_days
+        for day, _ in _days(s)
+        if day <= f"{moment:%Y-%m-%d}"  # a tick that runs late knows no partition after its hour
     ]
 
 

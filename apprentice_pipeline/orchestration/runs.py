@@ -14,8 +14,15 @@ import dagster as dg
 from apprentice_pipeline.errors import ApprenticeError, StoreError
 from apprentice_pipeline.orchestration.automation import pair_threshold_sensor
 from apprentice_pipeline.orchestration.definitions import build_defs
-from apprentice_pipeline.orchestration.partitions import stream_day_key, stream_key, stream_of
+from apprentice_pipeline.orchestration.partitions import (
+    outside,
+    outside_text,
+    stream_day_key,
+    stream_key,
+    stream_of,
+)
 from apprentice_pipeline.orchestration.pipeline import Pipeline
+from apprentice_pipeline.records import now_us
 from apprentice_pipeline.stages import readiness
 from apprentice_pipeline.stages.results import (
     RegisteredModel,
@@ -58,15 +65,19 @@ def instance(folder: Path) -> Iterator[dg.DagsterInstance]:
 def distill(pipeline: Pipeline, tenant: str, namespace: str) -> RegisteredModel:
     """Verifies what is pending, then runs `distill_job` for the stream, as Dagster runs.
 
+    Pairs of a date without a partition are left out, and an alert says so.
     Raises: the ApprenticeError that stopped it: too few pairs, the gate's refusal, a full disk.
     """
     workspace = pipeline.workspace
     with instance(workspace.home.dagster) as opened:
         stream = readiness.of_stream(workspace, tenant, namespace)
         opened.add_dynamic_partitions("streams", [stream_key(tenant, namespace)])
-        for day, _ in stream.unverified_days:
-            key = stream_day_key(tenant, namespace, day)
-            execute(opened, pipeline, "verify_job", key)
+        left_out = outside(stream.unverified_days)
+        if left_out:
+            words = outside_text(left_out)
+            workspace.state.add_alert(tenant, namespace, "dates", words, now_us=now_us())
+        for day in [day for day, n in stream.unverified_days if (day, n) not in left_out]:
+            execute(opened, pipeline, "verify_job", stream_day_key(tenant, namespace, day))
         readiness.require_ready(readiness.of_stream(workspace, tenant, namespace))
         execute(opened, pipeline, "distill_job", stream_key(tenant, namespace))
     return load(workspace, tenant, namespace, RegisteredModel)
