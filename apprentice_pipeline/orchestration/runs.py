@@ -5,7 +5,7 @@ The command line and the demo use this: same jobs, same instance, same records a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,6 +36,7 @@ from apprentice_pipeline.stages.score import refusal
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 """Progress bars speak for a run in the foreground; every event is in the instance all the same."""
 
+RUN_KEY = "dagster/run_key"
 INSTANCE_SETTINGS = """\
 telemetry:
   enabled: false
@@ -83,25 +84,56 @@ def distill(pipeline: Pipeline, tenant: str, namespace: str) -> RegisteredModel:
     return load(workspace, tenant, namespace, RegisteredModel)
 
 
-def tick_threshold_sensor(pipeline: Pipeline) -> list[str]:
-    """One tick of `pair_threshold_sensor`, then the runs it asked for; their job names.
+def tick_threshold_sensor(pipeline: Pipeline, tenant: str, namespace: str) -> list[str]:
+    """One tick of `pair_threshold_sensor`, then the runs it asked for in one stream; their jobs.
 
-    What the daemon does, for processes that do not run one (the demo).
+    What the daemon does, for processes that do not run one (the demo). What a run did already, or
+    is doing, is not done again; other streams are left alone.
     """
+    wanted = stream_key(tenant, namespace)
     with instance(pipeline.workspace.home.dagster) as opened:
-        definitions = build_defs(pipeline=pipeline)
-        with dg.build_sensor_context(
-            instance=opened, definitions=definitions, resources={"pipeline": pipeline}
-        ) as context:
-            result = pair_threshold_sensor(context)
-        assert isinstance(result, dg.SensorResult)
-        for addition in result.dynamic_partitions_requests or ():
-            opened.add_dynamic_partitions("streams", list(addition.partition_keys))
-        for request in result.run_requests or ():
+        opened.add_dynamic_partitions("streams", [wanted])
+        requests = [
+            request
+            for request in _asked_for(opened, pipeline)
+            if request.partition_key and _stream_part(request.partition_key) == wanted
+        ]
+        jobs = []
+        for request in requests:
             assert request.job_name
-            tags = {**request.tags, "dagster/sensor_name": pair_threshold_sensor.name}
+            if _under_way_or_done(opened, request.run_key):
+                continue
+            tags = {
+                **request.tags,
+                "dagster/sensor_name": pair_threshold_sensor.name,
+                RUN_KEY: request.run_key or "",
+            }
             execute(opened, pipeline, request.job_name, request.partition_key, tags)
-        return [request.job_name or "" for request in result.run_requests or ()]
+            jobs.append(request.job_name)
+        return jobs
+
+
+def _asked_for(opened: dg.DagsterInstance, pipeline: Pipeline) -> Sequence[dg.RunRequest]:
+    definitions = build_defs(pipeline=pipeline)
+    with dg.build_sensor_context(
+        instance=opened, definitions=definitions, resources={"pipeline": pipeline}
+    ) as context:
+        result = pair_threshold_sensor(context)
+    assert isinstance(result, dg.SensorResult)
+    return result.run_requests or ()
+
+
+def _stream_part(partition_key: str) -> str:
+    if isinstance(partition_key, dg.MultiPartitionKey):
+        return partition_key.keys_by_dimension["stream"]
+    return partition_key
+
+
+def _under_way_or_done(opened: dg.DagsterInstance, run_key: str | None) -> bool:
+    """A run that failed may be asked for again: whoever ticks by hand is there to see it."""
+    states = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.STARTED]
+    found = dg.RunsFilter(tags={RUN_KEY: run_key or ""}, statuses=states)
+    return bool(opened.get_runs(found, limit=1))
 
 
 def execute(

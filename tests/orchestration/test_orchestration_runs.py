@@ -12,7 +12,13 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from apprentice_pipeline.errors import DistillError, GateRefused, TooFewPairs, UsageError
+from apprentice_pipeline.errors import (
+    DistillError,
+    GateRefused,
+    Incoherent,
+    TooFewPairs,
+    UsageError,
+)
 from apprentice_pipeline.orchestration import automation
 from apprentice_pipeline.orchestration.partitions import stream_day_key
 from apprentice_pipeline.orchestration.runs import (
@@ -21,6 +27,7 @@ from apprentice_pipeline.orchestration.runs import (
     instance,
     tick_threshold_sensor,
 )
+from apprentice_pipeline.records import new_pair_id
 from apprentice_pipeline.routing.champion import control_of
 from apprentice_pipeline.stages import (
     artifact,
@@ -33,6 +40,7 @@ from apprentice_pipeline.stages import (
 
 pytestmark = pytest.mark.timeout(1_200)
 STREAM = "default.tickets"
+DAY_US = 86_400_000_000
 DISTILLED = ("holdout_split", "lora_adapter", "kscore_eval", "signed_artifact", "registered_model")
 CANARY = b"zanzibar-canary-7431"
 
@@ -228,7 +236,34 @@ def test_after_a_refusal_the_champion_stays_and_the_sensor_waits_for_new_pairs(
         stream = readiness.of_stream(pipeline.workspace, "default", "tickets")
         assert not stream.ready
         assert "new train pairs 0 of 30" in stream.binding
-        assert tick_threshold_sensor(pipeline) == []
+        assert tick_threshold_sensor(pipeline, "default", "tickets") == []
+
+
+def test_a_tick_by_hand_leaves_other_streams_alone_and_does_nothing_twice(
+    home: Any, captured: Callable[..., Any]
+) -> None:
+    """An old stream whose training fails must not stop the one that is wanted."""
+    home.configure(
+        "distill: {threshold: 60, holdout_fraction: 0.2}\n"
+        "kscore: {min_holdout: 1}\nverify: {fraction: 0}"
+    )
+    with home.pipeline() as pipeline, instance(home.root / "dagster") as opened:
+        captured(pipeline.workspace, 100, namespace="broken")
+        contradicting = [
+            replace(each, pair_id=new_pair_id(each.created_at_us + 1), output="another answer")
+            for each in captured(pipeline.workspace, 100, namespace="broken", ago_us=DAY_US)
+        ]
+        results.append_records(pipeline.workspace, "default", contradicting)
+        captured(pipeline.workspace, 70)
+        first = tick_threshold_sensor(pipeline, "default", "tickets")
+        assert set(first) == {"verify_job"}
+        assert {run.tags["dagster/partition/stream"] for run in opened.get_runs()} == {STREAM}
+        (run, *_) = opened.get_runs()
+        assert run.tags["dagster/run_key"].startswith("verify:default.tickets:")
+        assert tick_threshold_sensor(pipeline, "default", "broken")
+        with pytest.raises(Incoherent):
+            tick_threshold_sensor(pipeline, "default", "broken")
+        assert tick_threshold_sensor(pipeline, "default", "tickets") == []
 
 
 @pytest.fixture
