@@ -50,13 +50,14 @@ class Champion:
     """A promoted model; `chance` (mean score of shuffled pairs) is frozen with it.
 
     `calibration_rows`: rows the certificate, or its refusal, came from; 0 reads it off the
-    certificate.
+    certificate. `digest`: its artifact's, "" in a state that was written before it was kept.
     """
 
     version: int
     chance: float
     certificate: Certificate | None = None
     calibration_rows: int = 0
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +163,7 @@ def _plain(value: Any) -> Any:
         return value.to_plain()
     if isinstance(value, Champion):
         certificate = value.certificate.to_plain() if value.certificate else None
-        return [value.version, value.chance, certificate, value.calibration_rows]
+        return [value.version, value.chance, certificate, value.calibration_rows, value.digest]
     if isinstance(value, Sampling):
         return [value.pi, value.kappa]
     return value
@@ -172,9 +173,9 @@ def _read(name: str, value: Any) -> Any:
     if value is None:
         return None
     if name == "champion":
-        version, chance, certificate, rows = value
+        version, chance, certificate, rows, *digest = value
         proven = Certificate.from_plain(certificate) if certificate else None
-        return Champion(version, chance, proven, rows)
+        return Champion(version, chance, proven, rows, *digest)
     readers: dict[str, Any] = {
         "phase": Phase,
         "sequence": agreement.Sequence.from_plain,

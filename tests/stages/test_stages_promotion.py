@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from apprentice_pipeline.control.events import Phase
 from apprentice_pipeline.errors import ArtifactError, RegistryError
+from apprentice_pipeline.registry import Registry
 from apprentice_pipeline.routing.champion import control_of
 from apprentice_pipeline.stages import artifact, promotion, report
 
@@ -64,6 +67,29 @@ def test_what_a_person_moves_in_mlflow_is_followed(two: Any) -> None:
     promotion.follow_registry(two.workspace)
     assert two.workspace.state.champion(*STREAM) is None
     assert control_of(two.workspace.state.control(*STREAM)).phase == "collect"
+
+
+def test_version_1_of_a_registry_made_anew_begins_in_shadow_like_any_other(
+    distilled: Any, fork: Callable[..., Any], tmp_path: Path
+) -> None:
+    """The number is the same, the artifact is not: nothing proven of the old one carries over."""
+    home = fork(distilled)
+    with home.pipeline() as pipeline:
+        state = pipeline.workspace.state
+
+        def serving(text: str | None) -> str:
+            return replace(control_of(text), phase=Phase.SERVE, n=500).to_json()
+
+        state.update_control(*STREAM, serving)
+        promotion.follow_registry(pipeline.workspace)
+        assert in_service(pipeline) == (1, "serve")
+        signed = artifact.pack_and_sign(pipeline.workspace, *STREAM)
+        anew = Registry.at(tmp_path / "mlflow")
+        assert promotion.register(pipeline.workspace, anew, *STREAM).version == 1
+        assert in_service(pipeline) == (1, "shadow")
+        control = control_of(state.control(*STREAM))
+    assert control.champion is not None
+    assert (control.champion.digest, control.n) == (signed.digest, 0)
 
 
 def test_a_revoked_champion_serves_no_longer(two: Any) -> None:
