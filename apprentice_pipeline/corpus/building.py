@@ -6,7 +6,7 @@ Does not: each step's own rules, storage.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from apprentice_pipeline.corpus.manifest import Manifest, freeze
@@ -125,6 +125,19 @@ def check_leakage(corpus: Corpus) -> None:
             f"train and holdout share {inputs} inputs, {hashes} rows and {ids} pairs",
             remedy="build the corpus again with one split key; never move rows between sides",
         )
+
+
+def shared_inputs(manifest: Manifest, dedup_keys: Mapping[str, bytes]) -> int:
+    """How many inputs a frozen manifest has on both sides, told by the pairs' dedup keys.
+
+    Counted from what was frozen, not from how it was built; a pair without a key counts as an
+    input of its own.
+    """
+    train, holdout = (
+        {dedup_keys.get(row.pair_id, row.pair_id.encode()) for row in side}
+        for side in (manifest.train, manifest.holdout)
+    )
+    return len(train & holdout)
 
 
 def _shared(corpus: Corpus, key: Callable[[CorpusRow], bytes]) -> int:

@@ -124,7 +124,7 @@ def signed_artifact(
         signed = artifact.pack_and_sign(pipeline.workspace, *stream_of(context.partition_key))
         verified = artifact.verify_file(pipeline.workspace, signed.path)
     return dg.MaterializeResult(
-        metadata=metadata.of_artifact(signed),
+        metadata=metadata.of_artifact(signed, verified),
         data_version=dg.DataVersion(signed.digest),
         check_results=[metadata.signature_check(signed, verified)],
     )
@@ -136,10 +136,10 @@ def registered_model(
 ) -> dg.MaterializeResult:
     """The artifact as a version in the registry; promoted, or left for a person to promote."""
     with pipeline.translated():
-        registered = promotion.register(
-            pipeline.workspace, pipeline.registry, *stream_of(context.partition_key)
-        )
-    return dg.MaterializeResult(metadata=metadata.of_model(registered))
+        stream = stream_of(context.partition_key)
+        registered = promotion.register(pipeline.workspace, pipeline.registry, *stream)
+        versions = pipeline.registry.versions(*stream)
+    return dg.MaterializeResult(metadata=metadata.of_model(registered, versions))
 
 
 ASSETS = [

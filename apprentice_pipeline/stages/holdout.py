@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from apprentice_pipeline.corpus.building import Rebuilt, build_corpus, rebuild_corpus
+from apprentice_pipeline.corpus.building import (
+    Rebuilt,
+    build_corpus,
+    rebuild_corpus,
+    shared_inputs,
+)
 from apprentice_pipeline.corpus.manifest import Manifest
 from apprentice_pipeline.corpus.rows import Corpus
 from apprentice_pipeline.errors import CorpusError
@@ -37,15 +42,10 @@ def freeze(workspace: Workspace, tenant: str, namespace: str) -> FrozenCorpus:
         min_holdout=config.kscore.min_holdout,
         seed=config.distill.seed,
     )
-    record = _record(corpus, _manifest_file(workspace, tenant, namespace, corpus.manifest))
-    sealed = workspace.vault.seal(
-        corpus.manifest.to_json(),
-        tenant=tenant,
-        namespace=namespace,
-        pair_id=record.root,
-        field="manifest",
-    )
-    write_atomically(Path(record.path), sealed)
+    frozen = _write_manifest(workspace, corpus.manifest)
+    manifest = _read_manifest(workspace, tenant, namespace, corpus.manifest.merkle_root, frozen)
+    leaked = shared_inputs(manifest, {pair.pair_id: pair.dedup_key for pair in found})
+    record = _record(corpus, frozen, leaked)
     save(workspace, tenant, namespace, record)
     return record
 
@@ -55,17 +55,7 @@ def reload(workspace: Workspace, tenant: str, namespace: str, frozen: FrozenCorp
 
     Raises: CorpusError when the manifest is missing or is not the frozen one.
     """
-    try:
-        sealed = Path(frozen.path).read_bytes()
-    except OSError as error:
-        raise CorpusError(
-            f"the manifest of corpus {frozen.root[:12]} cannot be read: {error.strerror}",
-            remedy="freeze the corpus again: materialize holdout_split",
-        ) from None
-    text = workspace.vault.open(
-        sealed, tenant=tenant, namespace=namespace, pair_id=frozen.root, field="manifest"
-    )
-    manifest = Manifest.from_json(text)
+    manifest = _read_manifest(workspace, tenant, namespace, frozen.root, Path(frozen.path))
     found = pairs(workspace, tenant, namespace, ids=list(manifest.pair_ids))
     return rebuild_corpus(manifest, found, row_key=row_key(workspace, tenant, namespace))
 
@@ -75,7 +65,7 @@ def row_key(workspace: Workspace, tenant: str, namespace: str) -> bytes:
     return workspace.vault.fingerprint(tenant, "row", namespace.encode())
 
 
-def _record(corpus: Corpus, file: Path) -> FrozenCorpus:
+def _record(corpus: Corpus, file: Path, leaked: int) -> FrozenCorpus:
     report = corpus.report.to_dict()
     left_out = ("duplicates", "disagreeing", "unsupported", "rejected", "untrusted")
     return FrozenCorpus(
@@ -86,10 +76,36 @@ def _record(corpus: Corpus, file: Path) -> FrozenCorpus:
         excluded={name: report[name] for name in left_out},
         slices=dict(Counter(row.slice for row in corpus.holdout if row.slice)),
         disagreeing_share=report["disagreeing_inputs"] / max(1, report["inputs"]),
-        leaked=0,
+        leaked=leaked,
         at_us=corpus.manifest.created_us,
+        inputs=report["inputs"],
+        disagreeing_inputs=report["disagreeing_inputs"],
     )
 
 
-def _manifest_file(workspace: Workspace, tenant: str, namespace: str, manifest: Manifest) -> Path:
-    return workspace.home.corpora / tenant / namespace / f"{manifest.merkle_root}.sealed"
+def _write_manifest(workspace: Workspace, manifest: Manifest) -> Path:
+    """Seals the manifest into its file. Raises: StoreError, StorageFull."""
+    root, tenant, namespace = manifest.merkle_root, manifest.tenant, manifest.namespace
+    file = workspace.home.corpora / tenant / namespace / f"{root}.sealed"
+    sealed = workspace.vault.seal(
+        manifest.to_json(), tenant=tenant, namespace=namespace, pair_id=root, field="manifest"
+    )
+    write_atomically(file, sealed)
+    return file
+
+
+def _read_manifest(
+    workspace: Workspace, tenant: str, namespace: str, root: str, file: Path
+) -> Manifest:
+    """Raises: CorpusError when it is missing or is not the frozen one."""
+    try:
+        sealed = file.read_bytes()
+    except OSError as error:
+        raise CorpusError(
+            f"the manifest of corpus {root[:12]} cannot be read: {error.strerror}",
+            remedy="freeze the corpus again: materialize holdout_split",
+        ) from None
+    text = workspace.vault.open(
+        sealed, tenant=tenant, namespace=namespace, pair_id=root, field="manifest"
+    )
+    return Manifest.from_json(text)

@@ -26,7 +26,11 @@ Result = TypeVar("Result")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FrozenCorpus:
-    """The `holdout_split` stage's result: a sealed manifest and what it holds."""
+    """The `holdout_split` stage's result: a sealed manifest and what it holds.
+
+    `leaked` counts inputs that stand on both sides, `disagreeing_inputs` those of all `inputs`
+    whose answers contradict each other.
+    """
 
     root: str
     path: str
@@ -37,6 +41,8 @@ class FrozenCorpus:
     disagreeing_share: float
     leaked: int
     at_us: int
+    inputs: int = 0
+    disagreeing_inputs: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -83,6 +83,13 @@ def test_every_asset_shows_counts_and_a_picture_where_it_has_one(distilled: Any)
     pictures = {"captured_pairs": "by_hour", "verified_pairs": "verdicts", "holdout_split": "sides"}
     for asset, name in {**pictures, "lora_adapter": "loss", "kscore_eval": "components"}.items():
         assert "data:image/png;base64," in shown[asset][name].value
+    members = {row.data["member"]: row.data for row in shown["signed_artifact"]["members"].records}
+    weights = members["adapter/adapter_model.safetensors"]
+    assert len(weights["sha256"]) == 64
+    assert int(weights["bytes"]) > 1_000
+    (version,) = shown["registered_model"]["versions"].records
+    assert (version.data["version"], version.data["aliases"]) == ("1", "champion")
+    assert version.data["k_score"] == pytest.approx(shown["kscore_eval"]["k_score"].value, abs=1e-3)
 
 
 def test_every_blocking_check_was_made_and_passed(distilled: Any) -> None:
@@ -100,6 +107,15 @@ def test_every_blocking_check_was_made_and_passed(distilled: Any) -> None:
         event = record.event.dagster_event
         assert event is not None
         assert event.asset_check_evaluation_data.passed
+    measured = {
+        key.name: records[key].event.dagster_event.asset_check_evaluation_data.metadata
+        for key in wanted
+    }
+    frozen = json.loads((distilled.root / "work/default/tickets/holdout_split.json").read_text())
+    assert measured["no_leakage"]["inputs_on_both_sides"].value == 0
+    assert measured["no_leakage"]["rows_compared"].value == frozen["train"] + frozen["holdout"]
+    assert measured["coherence"]["inputs"].value == frozen["inputs"] > 100
+    assert measured["coherence"]["disagreeing_inputs"].value == frozen["disagreeing_inputs"]
 
 
 def test_no_word_of_a_pair_is_readable_in_any_file_of_the_home(distilled: Any) -> None:
