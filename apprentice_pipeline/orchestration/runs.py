@@ -11,6 +11,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from apprentice_pipeline.distill.base_model import resolve_base
 from apprentice_pipeline.errors import ApprenticeError, StoreError
 from apprentice_pipeline.orchestration.automation import pair_threshold_sensor
 from apprentice_pipeline.orchestration.definitions import build_defs
@@ -66,10 +67,12 @@ def instance(folder: Path) -> Iterator[dg.DagsterInstance]:
 def distill(pipeline: Pipeline, tenant: str, namespace: str) -> RegisteredModel:
     """Verifies what is pending, then runs `distill_job` for the stream, as Dagster runs.
 
-    Pairs of a date without a partition are left out, and an alert says so.
-    Raises: the ApprenticeError that stopped it: too few pairs, the gate's refusal, a full disk.
+    Pairs of a date without a partition are left out, and an alert says so. The base is looked for
+    first, before any resample is paid for.
+    Raises: BaseModelMissing; the ApprenticeError that stopped it: too few pairs, the gate's refusal, a full disk.
     """
     workspace = pipeline.workspace
+    resolve_base(pipeline.base_model or workspace.config.local.base_model)
     with instance(workspace.home.dagster) as opened:
         stream = readiness.of_stream(workspace, tenant, namespace)
         opened.add_dynamic_partitions("streams", [stream_key(tenant, namespace)])

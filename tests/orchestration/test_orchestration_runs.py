@@ -176,6 +176,23 @@ def test_too_few_pairs_are_refused_with_the_counts_before_anything_runs(
     assert not (home.root / "mlflow" / "mlflow.db").exists()
 
 
+def test_a_base_that_is_missing_is_said_before_anything_is_verified_or_frozen(
+    home: Any, captured: Callable[..., Any], run_apprentice: Callable[..., Any]
+) -> None:
+    """Resampling is paid for; a base that cannot be had must not cost it."""
+    home.configure("distill: {threshold: 60}\nkscore: {min_holdout: 10}\nverify: {fraction: 0}")
+    with home.open() as workspace:
+        captured(workspace, 100)
+    arguments = ("distill", "--namespace", "tickets", "--base-model", "./no-such-model", "--json")
+    ended = run_apprentice(home, *arguments)
+    assert (ended.status, ended.document["error"]) == (1, "BaseModelMissing")
+    assert "no-such-model" in ended.document["message"]
+    assert ended.document["remedy"]
+    with home.open() as workspace:
+        assert readiness.of_stream(workspace, "default", "tickets").verified == 0
+    assert not (home.root / "corpora").exists() or not any((home.root / "corpora").rglob("*.*"))
+
+
 def test_nothing_captured_is_too_few(home: Any) -> None:
     with home.pipeline() as pipeline, pytest.raises(TooFewPairs, match="0 pairs"):
         distill(pipeline, "default", "tickets")
