@@ -5,6 +5,7 @@ import dagster as dg
 from apprentice_pipeline.orchestration.assets import ASSETS
 from apprentice_pipeline.orchestration.automation import JOBS, SCHEDULES, SENSORS
 from apprentice_pipeline.orchestration.pipeline import Pipeline
+from apprentice_pipeline.orchestration.stream import held_stream
 
 
 class RefuseValues(dg.IOManager):
@@ -24,7 +25,17 @@ class RefuseValues(dg.IOManager):
 
 def build_defs(**resource_overrides: object) -> dg.Definitions:
     """Assets, jobs, sensors and schedules over the process's own home, unless overridden."""
-    resources = {"pipeline": Pipeline(), "io_manager": RefuseValues(), **resource_overrides}
+    resources = {
+        "pipeline": Pipeline(),
+        "stream": held_stream,
+        "io_manager": RefuseValues(),
+        **resource_overrides,
+    }
     return dg.Definitions(
-        assets=ASSETS, jobs=JOBS, sensors=SENSORS, schedules=SCHEDULES, resources=resources
+        assets=ASSETS,
+        jobs=JOBS,
+        sensors=SENSORS,
+        schedules=SCHEDULES,
+        resources=resources,
+        executor=dg.in_process_executor,  # assets picked by hand hold their stream as a job does
     )

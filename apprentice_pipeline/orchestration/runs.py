@@ -68,12 +68,13 @@ def distill(pipeline: Pipeline, tenant: str, namespace: str) -> RegisteredModel:
     """Verifies what is pending, then runs `distill_job` for the stream, as Dagster runs.
 
     Pairs of a date without a partition are left out, and an alert says so. The base is looked for
-    first, before any resample is paid for.
-    Raises: BaseModelMissing; the ApprenticeError that stopped it: too few pairs, the gate's refusal, a full disk.
+    first, before any resample is paid for, and the stream is held from there to the end.
+    Raises: BaseModelMissing; DistillError while another run has the stream; what else stopped it:
+    too few pairs, the gate's refusal, a full disk.
     """
     workspace = pipeline.workspace
     resolve_base(pipeline.base_model or workspace.config.local.base_model)
-    with instance(workspace.home.dagster) as opened:
+    with pipeline.alone(tenant, namespace), instance(workspace.home.dagster) as opened:
         stream = readiness.of_stream(workspace, tenant, namespace)
         opened.add_dynamic_partitions("streams", [stream_key(tenant, namespace)])
         left_out = outside(stream.unverified_days)

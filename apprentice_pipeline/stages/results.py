@@ -183,15 +183,19 @@ def append_records(workspace: Workspace, tenant: str, records: Sequence[Record])
 
 @contextlib.contextmanager
 def exclusively(workspace: Workspace, tenant: str, namespace: str) -> Iterator[None]:
-    """Holds the namespace's training lock. Raises: DistillError for a second run at once."""
+    """Holds the stream for a whole run: corpus, adapter, score and artifact belong together.
+
+    The lock ends with the process, however that ends. Raises: DistillError for a second run.
+    """
     workspace.home.run.mkdir(parents=True, exist_ok=True, mode=0o700)
     with open(workspace.home.run / f"distill-{tenant}.{namespace}.lock", "wb") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise DistillError(
-                f"{tenant}.{namespace} is being distilled by another run",
-                remedy="wait for it to end; `apprentice status` shows when",
+                f"{tenant}.{namespace} is being distilled or evaluated by another run",
+                remedy="wait for it to end, then run the command again; Dagster (`apprentice dev`) "
+                "shows how far it is",
             ) from None
         yield
 

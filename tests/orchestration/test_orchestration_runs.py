@@ -17,7 +17,6 @@ from apprentice_pipeline.errors import (
     GateRefused,
     Incoherent,
     TooFewPairs,
-    UsageError,
 )
 from apprentice_pipeline.orchestration import automation
 from apprentice_pipeline.orchestration.partitions import stream_day_key
@@ -37,6 +36,7 @@ from apprentice_pipeline.stages import (
     results,
     verification,
 )
+from tests.conftest import put_pairs
 
 pytestmark = pytest.mark.timeout(1_200)
 STREAM = "default.tickets"
@@ -198,23 +198,44 @@ def test_nothing_captured_is_too_few(home: Any) -> None:
         distill(pipeline, "default", "tickets")
 
 
-def test_a_second_training_of_a_stream_at_once_is_refused(
-    distilled: Any, fork: Callable[..., Any]
+def test_a_second_run_of_a_stream_at_once_is_refused_and_changes_nothing(
+    distilled: Any, fork: Callable[..., Any], run_apprentice: Callable[..., Any]
 ) -> None:
-    from apprentice_pipeline.stages import adapter
+    """Another run would replace the corpus under the feet of the one under way."""
+    home = fork(distilled)
+    records = {file.name: file.read_bytes() for file in home.root.glob("work/**/*.json")}
+    with home.pipeline() as pipeline, instance(home.root / "dagster") as opened:
+        put_pairs(pipeline.workspace, 20, skip=200)
+        with results.exclusively(pipeline.workspace, "default", "tickets"):
+            ended = run_apprentice(home, "distill", "--namespace", "tickets", "--json")
+            assert (ended.status, ended.document["error"]) == (1, "DistillError")
+            assert "by another run" in ended.document["message"]
+            assert "wait for it to end" in ended.document["remedy"]
+            for job in ("distill_job", "evaluate_job"):
+                with pytest.raises(DistillError, match="by another run"):
+                    execute(opened, pipeline, job, STREAM)
+        stream = readiness.of_stream(pipeline.workspace, "default", "tickets")
+        assert sum(pairs for _, pairs in stream.unverified_days) == 20
+        assert {
+            file.name: file.read_bytes() for file in home.root.glob("work/**/*.json")
+        } == records
+        assert {run.status for run in opened.get_runs(limit=2)} == {dg.DagsterRunStatus.FAILURE}
 
-    with (
-        fork(distilled).open() as workspace,
-        results.exclusively(workspace, "default", "tickets"),
-        pytest.raises(DistillError, match="being distilled by another run"),
-    ):
-        adapter.train(workspace, "default", "tickets")
+
+def test_a_failed_run_lets_go_of_its_stream(home: Any, captured: Callable[..., Any]) -> None:
+    with home.pipeline() as pipeline, instance(home.root / "dagster") as opened:
+        captured(pipeline.workspace, 5)
+        opened.add_dynamic_partitions("streams", [STREAM])
+        with pytest.raises(TooFewPairs):
+            execute(opened, pipeline, "distill_job", STREAM)
+        with results.exclusively(pipeline.workspace, "default", "tickets"):
+            pass
 
 
 @pytest.fixture(scope="module")
 def refused(tmp_path_factory: pytest.TempPathFactory, distilled: Any) -> Any:
     """A fork of the distilled home whose gate then asked for K = 1, distilled again by command."""
-    from tests.conftest import apprentice, put_pairs
+    from tests.conftest import apprentice
 
     made = distilled.fork(tmp_path_factory.mktemp("refused"))
     made.configure(made.file.read_text().replace("gate: 0.0", "gate: 1.0"))
@@ -358,5 +379,5 @@ def test_an_evaluation_does_not_count_as_a_training(alarmed: Any) -> None:
         after = readiness.of_stream(workspace, "default", "tickets")
         assert before.new_train > 0
         assert (after.new_train, after.evidence) == (before.new_train, before.evidence)
-        with pytest.raises(UsageError, match="do not belong together"):
+        with pytest.raises(DistillError, match="do not belong together"):
             artifact.pack_and_sign(workspace, "default", "tickets")
