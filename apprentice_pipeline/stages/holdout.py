@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from apprentice_pipeline.corpus.building import (
     Rebuilt,
     build_corpus,
+    divide,
     rebuild_corpus,
     shared_inputs,
 )
 from apprentice_pipeline.corpus.manifest import Manifest
 from apprentice_pipeline.corpus.rows import Corpus
-from apprentice_pipeline.errors import CorpusError
+from apprentice_pipeline.errors import CorpusError, Incoherent
 from apprentice_pipeline.records import now_us
 from apprentice_pipeline.stages.judging import evaluator_of
 from apprentice_pipeline.stages.results import FrozenCorpus, save, write_atomically
@@ -33,7 +35,7 @@ def freeze(workspace: Workspace, tenant: str, namespace: str) -> FrozenCorpus:
         tenant=tenant,
         namespace=namespace,
         holdout_fraction=config.distill.holdout_fraction,
-        split_key=workspace.vault.fingerprint(tenant, "split", namespace.encode()),
+        split_key=split_key(workspace, tenant, namespace),
         row_key=row_key(workspace, tenant, namespace),
         created_us=now_us(),
         evaluator=evaluator_of(workspace, namespace, [pair.output for pair in found[:200]]),
@@ -50,6 +52,33 @@ def freeze(workspace: Workspace, tenant: str, namespace: str) -> FrozenCorpus:
     return record
 
 
+def count_sides(
+    workspace: Workspace, tenant: str, namespace: str, *, once_verified: bool = False
+) -> tuple[int, int] | None:
+    """Train rows and verified holdout rows that `freeze` would have now, every input opened.
+
+    `once_verified` takes pairs without a verdict as if it were going to be a good one. None where
+    the answers contradict each other too often: `freeze` says that better.
+    """
+    verdicts = ("verified", "approved", *(("unverified",) if once_verified else ()))
+    found = [
+        replace(pair, verdict="verified") if pair.verdict == "unverified" else pair
+        for pair in pairs(workspace, tenant, namespace, verdicts=verdicts)
+    ]
+    distill = workspace.config.distill
+    try:
+        return divide(
+            found,
+            evaluator=evaluator_of(workspace, namespace, [pair.output for pair in found[:200]]),
+            holdout_fraction=distill.holdout_fraction,
+            split_key=split_key(workspace, tenant, namespace),
+            row_key=row_key(workspace, tenant, namespace),
+            max_disagreeing_inputs=distill.max_disagreeing_inputs,
+        ).counts
+    except Incoherent:
+        return None
+
+
 def reload(workspace: Workspace, tenant: str, namespace: str, frozen: FrozenCorpus) -> Rebuilt:
     """The frozen corpus again, opened in memory from the lake by the ids of its manifest.
 
@@ -58,6 +87,11 @@ def reload(workspace: Workspace, tenant: str, namespace: str, frozen: FrozenCorp
     manifest = _read_manifest(workspace, tenant, namespace, frozen.root, Path(frozen.path))
     found = pairs(workspace, tenant, namespace, ids=list(manifest.pair_ids))
     return rebuild_corpus(manifest, found, row_key=row_key(workspace, tenant, namespace))
+
+
+def split_key(workspace: Workspace, tenant: str, namespace: str) -> bytes:
+    """The key of a stream's split: it decides for good which side an input is on."""
+    return workspace.vault.fingerprint(tenant, "split", namespace.encode())
 
 
 def row_key(workspace: Workspace, tenant: str, namespace: str) -> bytes:

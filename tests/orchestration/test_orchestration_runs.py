@@ -293,9 +293,7 @@ def test_after_a_refusal_the_champion_stays_and_the_sensor_waits_for_new_pairs(
         assert tick_threshold_sensor(pipeline, "default", "tickets") == []
 
 
-def test_a_tick_by_hand_leaves_other_streams_alone_and_does_nothing_twice(
-    home: Any, captured: Callable[..., Any]
-) -> None:
+def test_a_tick_by_hand_leaves_other_streams_alone(home: Any, captured: Callable[..., Any]) -> None:
     """An old stream whose training fails must not stop the one that is wanted."""
     home.configure(
         "distill: {threshold: 60, holdout_fraction: 0.2}\n"
@@ -308,16 +306,16 @@ def test_a_tick_by_hand_leaves_other_streams_alone_and_does_nothing_twice(
             for each in captured(pipeline.workspace, 100, namespace="broken", ago_us=DAY_US)
         ]
         results.append_records(pipeline.workspace, "default", contradicting)
-        captured(pipeline.workspace, 70)
+        captured(pipeline.workspace, 100)
         first = tick_threshold_sensor(pipeline, "default", "tickets")
         assert set(first) == {"verify_job"}
         assert {run.tags["dagster/partition/stream"] for run in opened.get_runs()} == {STREAM}
         (run, *_) = opened.get_runs()
         assert run.tags["dagster/run_key"].startswith("verify:default.tickets:")
         assert tick_threshold_sensor(pipeline, "default", "broken")
-        with pytest.raises(Incoherent):
-            tick_threshold_sensor(pipeline, "default", "broken")
-        assert tick_threshold_sensor(pipeline, "default", "tickets") == []
+        for _ in range(2):  # who ticks by hand may try again
+            with pytest.raises(Incoherent):
+                tick_threshold_sensor(pipeline, "default", "broken")
 
 
 @pytest.fixture
