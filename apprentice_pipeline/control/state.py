@@ -14,6 +14,9 @@ from apprentice_pipeline.control.events import Phase
 from apprentice_pipeline.control.risk import Certificate
 from apprentice_pipeline.control.sampling import Decay, Sampling, SamplingSettings
 
+DRIFT: Final = "drift"
+"""The cause of coaching that a drift alarm began."""
+
 SEEN_MOST: Final = 256
 """How many recent pair ids are remembered, to ignore a comparison delivered twice."""
 
@@ -83,7 +86,8 @@ class ControlState:
     """Everything the controller remembers of one task.
 
     `n` counts comparisons in the estimates since promotion, `n_sampled` all sampled ones,
-    `n_compared` the rest too. `coaching` is its cause or empty, `coached` the comparisons since;
+    `n_compared` the rest too. `coaching` is its cause or empty, `coached` the comparisons since,
+    `coaching_since_us` when the alarm behind it sounded;
     `wary` counts down the comparisons that a label-free suspicion still demands.
     """
 
@@ -98,6 +102,7 @@ class ControlState:
     forced_until_us: int | None = None
     coaching: str = ""
     coached: int = 0
+    coaching_since_us: int = 0
     wary: int = 0
     n: int = 0
     n_sampled: int = 0
@@ -133,6 +138,18 @@ class ControlState:
     def kappa_high(self) -> float | None:
         """Anytime-valid upper bound of kappa, None without a champion."""
         return None if self.champion is None else self._kappa(agreement.bounds(self.sequence)[1])
+
+    @property
+    def alarm_at_us(self) -> int | None:
+        """When the trouble began that stands now: a suspension, or coaching; None for none."""
+        if self.phase is Phase.SUSPENDED:
+            return self.since_us
+        return (self.coaching_since_us or self.since_us) if self.coaching else None
+
+    @property
+    def drifting(self) -> bool:
+        """Whether a drift alarm is the cause of coaching."""
+        return self.coaching == DRIFT
 
     @property
     def tau(self) -> float | None:

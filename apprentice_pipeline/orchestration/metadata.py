@@ -202,6 +202,17 @@ def of_model(registered: results.RegisteredModel, versions: Sequence[ModelVersio
     }
 
 
+def of_reevaluation(done: results.Reevaluated) -> Metadata:
+    """What a re-evaluation found of the champion, and what it had to reach."""
+    return {
+        "confirmed": done.confirmed,
+        "correlation": done.kappa,
+        "needed": done.needed,
+        "fresh_rows": done.rows,
+        "digest": done.digest,
+    }
+
+
 def _table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> dg.TableMetadataValue:
     records = [dg.TableRecord(dict(zip(headings, row, strict=True))) for row in rows]
     kinds = {

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from apprentice_pipeline.corpus.building import (
+    Divided,
     Rebuilt,
     build_corpus,
     divide,
@@ -14,9 +15,9 @@ from apprentice_pipeline.corpus.building import (
     shared_inputs,
 )
 from apprentice_pipeline.corpus.manifest import Manifest
-from apprentice_pipeline.corpus.rows import Corpus
+from apprentice_pipeline.corpus.rows import Corpus, CorpusRow
 from apprentice_pipeline.errors import CorpusError, Incoherent
-from apprentice_pipeline.records import now_us
+from apprentice_pipeline.records import Pair, now_us
 from apprentice_pipeline.stages.judging import evaluator_of
 from apprentice_pipeline.stages.results import FrozenCorpus, save, write_atomically
 from apprentice_pipeline.store.pairs import pairs
@@ -65,18 +66,38 @@ def count_sides(
         replace(pair, verdict="verified") if pair.verdict == "unverified" else pair
         for pair in pairs(workspace, tenant, namespace, verdicts=verdicts)
     ]
-    distill = workspace.config.distill
+    most = workspace.config.distill.max_disagreeing_inputs
     try:
-        return divide(
-            found,
-            evaluator=evaluator_of(workspace, namespace, [pair.output for pair in found[:200]]),
-            holdout_fraction=distill.holdout_fraction,
-            split_key=split_key(workspace, tenant, namespace),
-            row_key=row_key(workspace, tenant, namespace),
-            max_disagreeing_inputs=distill.max_disagreeing_inputs,
-        ).counts
+        return _divided(workspace, tenant, namespace, found, most).counts
     except Incoherent:
         return None
+
+
+def holdout_since(
+    workspace: Workspace, tenant: str, namespace: str, since_us: int
+) -> list[CorpusRow]:
+    """Rows on the holdout's side that came since then, oldest first: no model learns from them.
+
+    Those that a verifier or a person found wanting are left out, and inputs whose answers
+    contradict each other.
+    """
+    verdicts = ("verified", "approved", "unverified")
+    found = list(pairs(workspace, tenant, namespace, since_us=since_us, verdicts=verdicts))
+    return list(_divided(workspace, tenant, namespace, found, 1.0).holdout)
+
+
+def _divided(
+    workspace: Workspace, tenant: str, namespace: str, found: list[Pair], most: float
+) -> Divided:
+    """`most`: the share of inputs that may contradict themselves."""
+    return divide(
+        found,
+        evaluator=evaluator_of(workspace, namespace, [pair.output for pair in found[:200]]),
+        holdout_fraction=workspace.config.distill.holdout_fraction,
+        split_key=split_key(workspace, tenant, namespace),
+        row_key=row_key(workspace, tenant, namespace),
+        max_disagreeing_inputs=most,
+    )
 
 
 def reload(workspace: Workspace, tenant: str, namespace: str, frozen: FrozenCorpus) -> Rebuilt:

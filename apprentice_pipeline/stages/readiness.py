@@ -14,14 +14,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from apprentice_pipeline.config import Config
 from apprentice_pipeline.errors import TooFewPairs
 from apprentice_pipeline.records import now_us
-from apprentice_pipeline.stages.results import ScoredAdapter, TrainedAdapter, load_if_any
+from apprentice_pipeline.stages.results import (
+    Reevaluated,
+    ScoredAdapter,
+    TrainedAdapter,
+    load_if_any,
+)
 from apprentice_pipeline.store.rollup import StreamCounts, stream_counts
 from apprentice_pipeline.store.workspace import Workspace
+
+if TYPE_CHECKING:
+    from apprentice_pipeline.store.state import ChampionRecord
 
 DAY_US = 86_400_000_000
 RATE_WINDOW_DAYS = 7
@@ -269,34 +277,49 @@ def _eta(lacking: float, counts: StreamCounts) -> tuple[float | None, float | No
 
 @dataclass(frozen=True, slots=True)
 class StandingAlarm:
-    """A drift alarm of a stream that nothing has answered yet."""
+    """An alarm of a stream's controller that nothing has ended yet.
+
+    `fresh`: holdout rows expected since, to judge it by. `confirmed`: the champion in service was
+    judged for this very alarm, and it was right. `evidence` names the batch of inputs at hand.
+    """
 
     tenant: str
     namespace: str
     kind: str
     at_us: int
+    fresh: int
     confirmed: bool
+    evidence: str
 
 
 def drift_alarms(workspace: Workspace) -> list[StandingAlarm]:
-    """Streams whose controller coaches or is suspended; confirmed once re-evaluated since."""
-    from apprentice_pipeline.routing.champion import control_of  # `status` needs none of it
+    """Streams whose controller coaches or is suspended, each since its own alarm sounded."""
+    return [
+        alarm
+        for champion in workspace.state.champions()
+        if (alarm := _alarm(workspace, champion)) is not None
+    ]
 
-    found = []
-    for champion in workspace.state.champions():
-        state = control_of(workspace.state.control(champion.tenant, champion.namespace))
-        if not state.coaching and state.phase != "suspended":
-            continue
-        scored = load_if_any(workspace, champion.tenant, champion.namespace, ScoredAdapter)
-        since = state.since_us if state.phase == "suspended" else champion.at_us
-        confirmed = scored is not None and scored.at_us > since and not scored.passed
-        found.append(
-            StandingAlarm(
-                tenant=champion.tenant,
-                namespace=champion.namespace,
-                kind=state.coaching or str(state.phase),
-                at_us=since,
-                confirmed=confirmed,
-            )
-        )
-    return found
+
+def _alarm(workspace: Workspace, champion: ChampionRecord) -> StandingAlarm | None:
+    from apprentice_pipeline.routing.champion import control_of, in_force  # `status` needs neither
+
+    tenant, namespace = champion.tenant, champion.namespace
+    control = control_of(workspace.state.control(tenant, namespace))
+    at_us = control.alarm_at_us
+    if at_us is None or not in_force(control, champion):
+        return None
+    judged = load_if_any(workspace, tenant, namespace, Reevaluated)
+    counts = stream_counts(workspace, tenant, namespace, since_us=at_us, recent_us=0)
+    share = workspace.config.distill.holdout_fraction
+    return StandingAlarm(
+        tenant=tenant,
+        namespace=namespace,
+        kind=control.coaching or str(control.phase),
+        at_us=at_us,
+        fresh=round(counts.hopeful_new_inputs * share),
+        confirmed=judged is not None
+        and (judged.alarm_at_us, judged.digest) == (at_us, champion.digest)
+        and judged.confirmed,
+        evidence=str(counts.inputs // workspace.config.local.fine_tune_batch_size),
+    )

@@ -110,12 +110,27 @@ class RegisteredModel:
     at_us: int
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Reevaluated:
+    """What came of the newest re-evaluation: of which alarm and which artifact, on how many rows,
+    the correlation and the level it needed."""
+
+    alarm_at_us: int
+    digest: str
+    rows: int
+    kappa: float
+    needed: float
+    confirmed: bool
+    at_us: int
+
+
 _MADE_BY = {
     FrozenCorpus: "holdout_split",
     TrainedAdapter: "lora_adapter",
     ScoredAdapter: "kscore_eval",
     SignedArtifact: "signed_artifact",
     RegisteredModel: "registered_model",
+    Reevaluated: "reevaluation",
 }
 
 

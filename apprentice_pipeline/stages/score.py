@@ -50,11 +50,8 @@ def evaluate_adapter(
     *,
     progress: Progress = lambda *_: None,
 ) -> ScoredAdapter:
-    """Scores the newest adapter; the record holds the gate's decision, nothing raises for it.
-
-    The corpus may be newer than the adapter (a drift alarm's re-evaluation): an input never moves
-    from one side of the split to the other, so the adapter has seen nothing of this holdout.
-    """
+    """Scores the newest adapter on its corpus's holdout; the record holds the gate's decision,
+    nothing raises for it."""
     frozen = load(workspace, tenant, namespace, FrozenCorpus)
     trained = load(workspace, tenant, namespace, TrainedAdapter)
     corpus = holdout.reload(workspace, tenant, namespace, frozen).corpus

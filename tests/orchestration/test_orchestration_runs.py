@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,27 +13,29 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from apprentice_pipeline.control.events import Phase
 from apprentice_pipeline.errors import (
     DistillError,
     GateRefused,
     Incoherent,
     TooFewPairs,
+    UsageError,
 )
 from apprentice_pipeline.orchestration import automation
-from apprentice_pipeline.orchestration.partitions import stream_day_key
 from apprentice_pipeline.orchestration.runs import (
     distill,
     execute,
     instance,
     tick_threshold_sensor,
 )
-from apprentice_pipeline.records import new_pair_id
+from apprentice_pipeline.records import new_pair_id, now_us
 from apprentice_pipeline.routing.champion import control_of
 from apprentice_pipeline.stages import (
     artifact,
     holdout,
     promotion,
     readiness,
+    reevaluation,
     results,
     verification,
 )
@@ -318,18 +321,23 @@ def test_a_tick_by_hand_leaves_other_streams_alone(home: Any, captured: Callable
                 tick_threshold_sensor(pipeline, "default", "broken")
 
 
-@pytest.fixture
-def alarmed(distilled: Any, fork: Callable[..., Any], captured: Callable[..., Any]) -> Any:
-    """A fork whose champion coaches because of drift, with pairs the model has not seen."""
-    made = fork(distilled)
-    with made.open() as workspace:
-        captured(workspace, 20, skip=300, ago_us=1_000_000)
+def alarm(home: Any, thresholds: str, **changes: Any) -> int:
+    """Gives the home's champion an alarm two hours ago, and 240 pairs since then; its time."""
+    home.configure(
+        f"{home.file.read_text()}tasks: [{{name: tickets, match_fields: [category], "
+        f"confidence_thresholds: {thresholds}}}]\n"
+    )
+    at_us = now_us() - 7_200_000_000
+    with home.open() as workspace:
+        put_pairs(workspace, 240, skip=300, ago_us=3_600_000_000)
         workspace.state.update_control(
             "default",
             "tickets",
-            lambda text: replace(control_of(text), coaching="drift").to_json(),
+            lambda text: replace(
+                control_of(text), since_us=at_us, coaching_since_us=at_us, **changes
+            ).to_json(),
         )
-    return made
+    return at_us
 
 
 def asked(pipeline: Any, opened: dg.DagsterInstance) -> list[tuple[str | None, str | None]]:
@@ -344,31 +352,81 @@ def test_no_alarm_asks_for_nothing(distilled: Any) -> None:
     with distilled.pipeline() as pipeline, instance(distilled.root / "dagster") as opened:
         assert readiness.drift_alarms(pipeline.workspace) == []
         assert asked(pipeline, opened) == []
+        with pytest.raises(UsageError, match="no alarm stands"):
+            reevaluation.reevaluate(pipeline.workspace, "default", "tickets")
 
 
-def test_an_alarm_asks_for_one_evaluation_and_a_confirmed_one_for_training(alarmed: Any) -> None:
-    alarmed.configure(alarmed.file.read_text().replace("gate: 0.0", "gate: 1.0"))
-    with alarmed.pipeline() as pipeline, instance(alarmed.root / "dagster") as opened:
-        first = asked(pipeline, opened)
-        assert [job for job, _ in first] == ["evaluate_job"]
+def test_a_suspension_that_is_not_confirmed_leaves_to_shadow(
+    distilled: Any, fork: Callable[..., Any]
+) -> None:
+    """The champion itself is asked, from its artifact: the newest adapter is not even there."""
+    home = fork(distilled)
+    at_us = alarm(home, "{emergency_threshold: 0.0}", phase=Phase.SUSPENDED, coaching="drift")
+    with home.pipeline() as pipeline, instance(home.root / "dagster") as opened:
+        trained = results.load(pipeline.workspace, "default", "tickets", results.TrainedAdapter)
+        shutil.rmtree(trained.folder)
+        before = {file.name: file.read_bytes() for file in home.root.glob("work/**/*.json")}
+        ((job, run_key),) = first = asked(pipeline, opened)
+        assert (job, str(at_us) in str(run_key)) == ("evaluate_job", True)
         assert asked(pipeline, opened) == first
-        for day, _ in readiness.of_stream(pipeline.workspace, "default", "tickets").unverified_days:
-            execute(opened, pipeline, "verify_job", stream_day_key("default", "tickets", day))
-        before = results.load(pipeline.workspace, "default", "tickets", results.ScoredAdapter)
-        with pytest.raises(GateRefused):
+        result = execute(opened, pipeline, "evaluate_job", STREAM)
+        (observed,) = result.asset_observations_for_node("reevaluate_champion")
+        assert (observed.partition, observed.metadata["confirmed"].value) == (STREAM, False)
+        control = control_of(pipeline.workspace.state.control("default", "tickets"))
+        assert (control.phase, control.coaching, control.alarm_at_us) == ("shadow", "", None)
+        after = {file.name: file.read_bytes() for file in home.root.glob("work/**/*.json")}
+        assert {name for name in after if after[name] != before.get(name)} == {"reevaluation.json"}
+        assert asked(pipeline, opened) == []
+        kinds = {alert.kind for alert in pipeline.workspace.state.alerts("default")}
+    assert kinds == {"phase_shadow", "re-evaluation"}
+
+
+def test_an_alarm_that_is_confirmed_stands_and_asks_for_one_training(
+    distilled: Any, fork: Callable[..., Any]
+) -> None:
+    home = fork(distilled)
+    trigger = "{coaching_trigger: 1.0, phase2_to_phase3: 1.0}"
+    alarm(home, trigger, coaching="low agreement")
+    with home.pipeline() as pipeline, instance(home.root / "dagster") as opened:
+        workspace = pipeline.workspace
+        scored = results.load(workspace, "default", "tickets", results.ScoredAdapter)
+        refused = replace(scored, passed=False, at_us=now_us())
+        results.save(workspace, "default", "tickets", refused)  # a challenger's, and no witness
+        assert [job for job, _ in asked(pipeline, opened)] == ["evaluate_job"]
+        execute(opened, pipeline, "evaluate_job", STREAM)
+        (standing,) = readiness.drift_alarms(workspace)
+        assert (standing.kind, standing.confirmed) == ("low agreement", True)
+        found = results.load(workspace, "default", "tickets", results.Reevaluated)
+        assert (found.rows >= 30, found.kappa < found.needed) == (True, True)
+        first = asked(pipeline, opened)
+        assert [job for job, _ in first] == ["distill_job"]
+        assert asked(pipeline, opened) == first
+        assert control_of(workspace.state.control("default", "tickets")).coaching
+        assert any("is confirmed" in each.message for each in workspace.state.alerts("default"))
+
+
+def test_an_alarm_waits_for_fresh_holdout_rows(distilled: Any, fork: Callable[..., Any]) -> None:
+    """What came before it sounded tells nothing of it."""
+    home = fork(distilled)
+    alarm(home, "{}", coaching="drift")
+    with home.pipeline() as pipeline, instance(home.root / "dagster") as opened:
+        pipeline.workspace.state.update_control(
+            "default",
+            "tickets",
+            lambda text: replace(control_of(text), coaching_since_us=now_us()).to_json(),
+        )
+        (standing,) = readiness.drift_alarms(pipeline.workspace)
+        assert (standing.fresh, standing.confirmed) == (0, False)
+        assert asked(pipeline, opened) == []
+        with pytest.raises(TooFewPairs, match=r"0 holdout pairs of default\.tickets came since"):
             execute(opened, pipeline, "evaluate_job", STREAM)
-        after = results.load(pipeline.workspace, "default", "tickets", results.ScoredAdapter)
-        assert after.corpus_root != before.corpus_root
-        assert len(after.rows) >= len(before.rows)
-        (confirmed,) = readiness.drift_alarms(pipeline.workspace)
-        assert (confirmed.kind, confirmed.confirmed) == ("drift", True)
-        assert [job for job, _ in asked(pipeline, opened)] == ["distill_job"]
-        assert asked(pipeline, opened) == asked(pipeline, opened)
 
 
-def test_an_evaluation_does_not_count_as_a_training(alarmed: Any) -> None:
-    """Otherwise every drift alarm would push the next retraining back."""
-    with alarmed.open() as workspace:
+def test_a_corpus_frozen_apart_does_not_count_as_a_training(
+    distilled: Any, fork: Callable[..., Any], captured: Callable[..., Any]
+) -> None:
+    with fork(distilled).open() as workspace:
+        captured(workspace, 20, skip=300, ago_us=1_000_000)
         days = readiness.of_stream(workspace, "default", "tickets").unverified_days
         for day, _ in days:
             verification.verify_pending(workspace, "default", "tickets", day)
