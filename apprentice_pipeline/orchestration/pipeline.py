@@ -56,7 +56,7 @@ class Pipeline:
     @cached_property
     def registry(self) -> Registry:
         """The model registry of the workspace."""
-        from apprentice_pipeline.stages.promotion import open_registry
+        from apprentice_pipeline.routing.following import open_registry
 
         return open_registry(self.workspace)
 

@@ -22,7 +22,8 @@ from apprentice_pipeline.evaluate.holdout import Evaluation, measure
 from apprentice_pipeline.evaluate.kscore import EvalRow, ScoreInputs, k_score
 from apprentice_pipeline.evaluate.student import Student
 from apprentice_pipeline.records import now_us
-from apprentice_pipeline.stages import calibration, holdout
+from apprentice_pipeline.routing import calibration
+from apprentice_pipeline.stages import holdout
 from apprentice_pipeline.stages.artifact import champion_artifact
 from apprentice_pipeline.stages.judging import evaluator_of
 from apprentice_pipeline.stages.results import (
