@@ -193,7 +193,7 @@ def test_the_sensor_asks_for_verification_then_training_and_for_each_once(
     assert not third.dynamic_partitions_requests
 
 
-def test_two_days_of_a_stream_are_two_partitions_that_a_backfill_runs(
+def test_two_days_of_a_stream_are_two_partitions_and_none_is_verified_twice(
     pipeline: Pipeline, opened: dg.DagsterInstance, captured: Callable[..., Any]
 ) -> None:
     exchanges = [
