@@ -5,7 +5,9 @@ Does not: policy (`control`), routing (`routing`), prompts (`routing.tasks`), re
 
 Promises: every answer that was paid for is recorded as an exchange (origin `run`), and returned
 even where recording failed (`unrecorded` counts those); nothing is asked of a remote model
-beyond the budget; closing commits what was recorded and moves it into the lake.
+beyond the budget; closing commits what was recorded and moves it into the lake. Where no gateway
+looks after the home, what a person moves in the registry is followed from here, in a thread, and
+a model in service is loaded before the first run.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from apprentice_pipeline.config import Task
+from apprentice_pipeline.control.events import Phase
 from apprentice_pipeline.errors import (
     ApprenticeError,
     BudgetExhausted,
@@ -40,6 +43,7 @@ from apprentice_pipeline.records import (
 )
 from apprentice_pipeline.remote.client import Remote
 from apprentice_pipeline.routing import Attempt, Duplicate, Router
+from apprentice_pipeline.routing.champion import control_of
 from apprentice_pipeline.routing.spending import Call, Spending
 from apprentice_pipeline.routing.tasks import checked_input, output_of, request_of
 from apprentice_pipeline.serving.backend import Backend
@@ -52,6 +56,8 @@ from apprentice_pipeline.store.workspace import Workspace
 
 ENDPOINT = "run"
 ATTEMPTS = 2
+WARM_S = 30.0
+"""How long opening waits for models in service; what is not loaded by then loads on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,18 +87,28 @@ class _Opened:
     remote: Remote
     spending: Spending
     stop_serving: Callable[[], None]
+    following: asyncio.Task[None] | None
+    closing: asyncio.Event
 
 
 class AsyncApprentice:
-    """The interface for code with an event loop. Use as `async with`; safe for concurrent runs."""
+    """The interface for code with an event loop. Use as `async with`; safe for concurrent runs.
 
-    def __init__(self, settings: Settings, *, tenant: str = DEFAULT_TENANT) -> None:
+    `alone`: no gateway's supervisor looks after this home. `unrecorded` counts answers that could
+    not be recorded, `unfollowed` looks at the registry that failed.
+    """
+
+    def __init__(
+        self, settings: Settings, *, tenant: str = DEFAULT_TENANT, alone: bool = True
+    ) -> None:
         if not is_name(tenant):
             raise UsageError("that cannot name a tenant", remedy="lower-case letters, digits, _ -")
         self._settings = settings
         self._tenant = tenant
+        self._alone = alone
         self._opened: _Opened | None = None
         self.unrecorded = 0
+        self.unfollowed = 0
 
     @classmethod
     def from_config(
@@ -110,12 +126,17 @@ class AsyncApprentice:
         return cls(load_settings(given, path), tenant=tenant)
 
     async def __aenter__(self) -> Self:
-        """Opens the stores, the backend and the router. Raises: StoreError, VaultError."""
+        """Opens the stores, the backend and the router, and warms what is in service.
+
+        Raises: StoreError, VaultError.
+        """
         workspace = await asyncio.to_thread(Workspace.open, self._settings)
         spool = await asyncio.to_thread(Spool.open, workspace.home.spool, workspace.vault)
         backend, supervisor = open_backend(workspace), open_supervisor(workspace)
         if supervisor is not None:
             supervisor.start()
+        closing = asyncio.Event()
+        follow = self._follow(workspace, closing) if self._alone else None
         self._opened = _Opened(
             workspace=workspace,
             spool=spool,
@@ -124,7 +145,11 @@ class AsyncApprentice:
             remote=Remote(workspace.config.remote, self._settings.api_key),
             spending=Spending(workspace),
             stop_serving=supervisor.stop if supervisor is not None else lambda: None,
+            following=asyncio.create_task(follow) if follow is not None else None,
+            closing=closing,
         )
+        if self._alone:
+            await self._warm_all(self._opened)
         return self
 
     async def __aexit__(
@@ -141,6 +166,9 @@ class AsyncApprentice:
         opened, self._opened = self._opened, None
         if opened is None:
             return
+        opened.closing.set()
+        if opened.following is not None:
+            await opened.following
         await opened.router.close()
         await opened.remote.close()
         await opened.backend.close()
@@ -203,6 +231,36 @@ class AsyncApprentice:
         """Whether the task's local model is loaded, waiting at most so long for it."""
         return await self._open().router.warm(self._tenant, task, wait_s=wait_s)
 
+    async def _warm_all(self, opened: _Opened) -> None:
+        """Loads every model of ours that is in service, so that the first run meets it."""
+        state, config = opened.workspace.state, self._settings.config
+
+        def in_service() -> list[str]:
+            return [
+                each.namespace
+                for each in state.champions()
+                if each.tenant == self._tenant
+                and config.task(each.namespace)
+                and control_of(state.control(each.tenant, each.namespace)).phase is Phase.SERVE
+            ]
+
+        with contextlib.suppress(
+            StoreError, ValueError, KeyError, TypeError
+        ):  # then remote answers
+            names = await asyncio.to_thread(in_service)
+            await asyncio.gather(*(self.warm(name, wait_s=WARM_S) for name in names))
+
+    async def _follow(self, workspace: Workspace, closing: asyncio.Event) -> None:
+        """Looks at the registry now and then, in a thread, until closing."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(closing.wait(), workspace.config.serving.registry_poll_s)
+                return
+            try:
+                await asyncio.to_thread(_follow_once, workspace)
+            except Exception:  # the task's edge: runs go on with what is in service
+                self.unfollowed += 1
+
     async def _answer(self, routed: Attempt) -> tuple[Answer, bool]:
         """The answer for one attempt, recorded; and whether its quality is at risk."""
         opened = self._open()
@@ -257,6 +315,16 @@ class AsyncApprentice:
                 "this Apprentice is not open", remedy="use it as a context manager (`with`)"
             )
         return self._opened
+
+
+def _follow_once(workspace: Workspace) -> None:
+    """Follows the registry, where there is one to follow: importing MLflow takes a second."""
+    local = not workspace.config.registry.tracking_uri
+    if local and not (workspace.home.mlflow / "mlflow.db").exists():
+        return
+    from apprentice_pipeline.routing.following import follow_registry
+
+    follow_registry(workspace)
 
 
 def _exchange(routed: Attempt, answer: Answer, provider: str) -> Exchange:

@@ -195,7 +195,9 @@ def distilled(tmp_path_factory: pytest.TempPathFactory) -> HomeFolder:
     with made.pipeline() as pipeline:
         exchanges = put_pairs(pipeline.workspace, 120)
         made.facts["pair_ids"] = [exchange.pair_id for exchange in exchanges]
-        made.facts["ticks"] = [tick_threshold_sensor(pipeline) for _ in range(3)]
+        made.facts["ticks"] = [
+            tick_threshold_sensor(pipeline, "default", NAMESPACE) for _ in range(3)
+        ]
     return made
 
 

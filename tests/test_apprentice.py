@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,8 @@ from apprentice_pipeline.serving.backend import LocalAnswer
 class Plugged:
     confidence = 0.9
     asked = 0
+    loads_in_s = 0.0
+    loaded = False
 
     async def answer(self, request):
         Plugged.asked += 1
@@ -69,7 +72,8 @@ class Plugged:
         return LocalAnswer(text, Plugged.confidence, 30, 9, 11_000)
 
     async def ready(self, champion, *, wait_s=0.0):
-        return True
+        Plugged.loaded = Plugged.loaded or wait_s >= Plugged.loads_in_s
+        return Plugged.loaded
 
     def refusal(self, champion):
         return None
@@ -166,6 +170,7 @@ class Setting:
 @pytest.fixture
 def setting(tmp_path: Path, frontier: RunningFrontier, plugged: Any) -> Setting:
     plugged.confidence, plugged.asked = 0.9, 0
+    plugged.loads_in_s, plugged.loaded = 0.0, False
     return Setting(tmp_path, frontier.url)
 
 
@@ -201,6 +206,31 @@ def test_in_service_the_local_model_answers_and_costs_nothing(setting: Setting) 
     local = [row for row in setting.captures() if row["served_by"] == "local"]
     assert len(local) == 5
     assert not any(row["is_pair"] for row in local), "the model never learns from itself"
+
+
+def test_a_single_run_meets_a_model_in_service_that_takes_a_while_to_load(
+    setting: Setting, plugged: Any
+) -> None:
+    """`apprentice run` is one run of one process: without waiting it would always go remote."""
+    setting.serve_locally()
+    plugged.loads_in_s = 5.0
+    with setting.open() as apprentice:
+        result = apprentice.run(TASK, {"text": "my card was charged twice"})
+    assert result.served_by == "local"
+
+
+def test_a_model_that_is_not_in_service_keeps_nobody_waiting(
+    setting: Setting, plugged: Any
+) -> None:
+    setting.serve_locally()
+    workspace = setting.workspace()
+    workspace.state.update_control(
+        "default", TASK, lambda text: replace(control_of(text), phase=Phase.SHADOW).to_json()
+    )
+    workspace.close()
+    plugged.loads_in_s = 5.0
+    with setting.open():
+        assert not plugged.loaded
 
 
 def test_a_hesitant_local_model_leaves_it_to_the_remote_one(setting: Setting, plugged: Any) -> None:

@@ -21,12 +21,11 @@ from apprentice_pipeline.control.events import (
     ShiftSuspected,
 )
 from apprentice_pipeline.control.sampling import Sampling, sampling_probability
-from apprentice_pipeline.control.state import SEEN_MOST, Comparison, ControlState, Policy
+from apprentice_pipeline.control.state import DRIFT, SEEN_MOST, Comparison, ControlState, Policy
 
 Step = tuple[ControlState, tuple[Event, ...]]
 
 _LOW_AGREEMENT = "low agreement"
-_DRIFT = "drift"
 
 
 def observe(state: ControlState, comparison: Comparison, policy: Policy) -> Step:
@@ -99,7 +98,7 @@ def _detect(state: ControlState, comparison: Comparison, policy: Policy) -> Step
 
     Each alarm restarts the bounds; alarms in a row would keep them from ever proving an emergency.
     """
-    if state.phase is not Phase.SERVE or state.detector is None or state.coaching == _DRIFT:
+    if state.phase is not Phase.SERVE or state.detector is None or state.drifting:
         return state, ()
     detector, alarm = drift.observe(state.detector, comparison.score, policy.window_size)
     if alarm is None:
@@ -109,7 +108,7 @@ def _detect(state: ControlState, comparison: Comparison, policy: Policy) -> Step
         state, detector=drift.start(detector.m0, policy.arl), sequence=agreement.Sequence()
     )
     found = DriftDetected(at_us, alarm.kind, alarm.change_point, alarm.n, alarm.size)
-    coached, events = start_coaching(fresh, _DRIFT, at_us)
+    coached, events = start_coaching(fresh, DRIFT, at_us)
     return coached, (found, *events)
 
 
@@ -137,7 +136,7 @@ def _coach(state: ControlState, comparison: Comparison, policy: Policy) -> Step:
             return start_coaching(state, _LOW_AGREEMENT, at_us)
         return state, ()
     state = replace(state, coached=state.coached + 1)
-    proven = state.coaching != _DRIFT or low >= policy.phase2_to_phase3
+    proven = not state.drifting or low >= policy.phase2_to_phase3
     if state.coached < policy.window_size or kappa < policy.coaching_trigger or not proven:
         return state, ()
     ended = coaching_ended(state, at_us, "agreement recovered")
@@ -181,7 +180,7 @@ def enter(state: ControlState, phase: Phase, at_us: int, why: str) -> Step:
 
 def start_coaching(state: ControlState, why: str, at_us: int) -> Step:
     """Begin coaching, or take the newer cause; announced once."""
-    begun = replace(state, coaching=why, coached=0)
+    begun = replace(state, coaching=why, coached=0, coaching_since_us=at_us)
     return begun, () if state.coaching else (CoachingChanged(at_us, True, why),)
 
 

@@ -108,15 +108,16 @@ def recertify(state: ControlState, certificate: Certificate | None, rows: int, a
 def reevaluate(state: ControlState, confirmed: bool, at_us: int) -> Step:
     """Take a re-evaluation's outcome; when it confirms the trouble, wait for a new champion.
 
-    Not confirmed: coaching ends, and SUSPENDED leaves to SHADOW with fresh bounds.
+    Not confirmed: coaching ends with a fresh window (the old one would begin it anew at once), and
+    SUSPENDED leaves to SHADOW with fresh bounds.
     """
     if confirmed or state.champion is None:
         return state, ()
     events = coaching_ended(state, at_us, "re-evaluation did not confirm")
-    calm = replace(state, coaching="", coached=0)
+    calm = replace(state, coaching="", coached=0, window=())
     if state.phase is not Phase.SUSPENDED:
         return calm, events
-    calm = replace(calm, window=(), sequence=agreement.Sequence(), n=0)
+    calm = replace(calm, sequence=agreement.Sequence(), n=0)
     calm, moved = enter(calm, Phase.SHADOW, at_us, "re-evaluation did not confirm")
     return calm, events + moved
 

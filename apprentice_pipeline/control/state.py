@@ -14,6 +14,9 @@ from apprentice_pipeline.control.events import Phase
 from apprentice_pipeline.control.risk import Certificate
 from apprentice_pipeline.control.sampling import Decay, Sampling, SamplingSettings
 
+DRIFT: Final = "drift"
+"""The cause of coaching that a drift alarm began."""
+
 SEEN_MOST: Final = 256
 """How many recent pair ids are remembered, to ignore a comparison delivered twice."""
 
@@ -50,13 +53,14 @@ class Champion:
     """A promoted model; `chance` (mean score of shuffled pairs) is frozen with it.
 
     `calibration_rows`: rows the certificate, or its refusal, came from; 0 reads it off the
-    certificate.
+    certificate. `digest`: its artifact's, "" in a state that was written before it was kept.
     """
 
     version: int
     chance: float
     certificate: Certificate | None = None
     calibration_rows: int = 0
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,8 @@ class ControlState:
     """Everything the controller remembers of one task.
 
     `n` counts comparisons in the estimates since promotion, `n_sampled` all sampled ones,
-    `n_compared` the rest too. `coaching` is its cause or empty, `coached` the comparisons since;
+    `n_compared` the rest too. `coaching` is its cause or empty, `coached` the comparisons since,
+    `coaching_since_us` when the alarm behind it sounded;
     `wary` counts down the comparisons that a label-free suspicion still demands.
     """
 
@@ -97,6 +102,7 @@ class ControlState:
     forced_until_us: int | None = None
     coaching: str = ""
     coached: int = 0
+    coaching_since_us: int = 0
     wary: int = 0
     n: int = 0
     n_sampled: int = 0
@@ -134,6 +140,18 @@ class ControlState:
         return None if self.champion is None else self._kappa(agreement.bounds(self.sequence)[1])
 
     @property
+    def alarm_at_us(self) -> int | None:
+        """When the trouble began that stands now: a suspension, or coaching; None for none."""
+        if self.phase is Phase.SUSPENDED:
+            return self.since_us
+        return (self.coaching_since_us or self.since_us) if self.coaching else None
+
+    @property
+    def drifting(self) -> bool:
+        """Whether a drift alarm is the cause of coaching."""
+        return self.coaching == DRIFT
+
+    @property
     def tau(self) -> float | None:
         """The certified threshold, None when nothing may be served."""
         certificate = self.champion.certificate if self.champion else None
@@ -162,7 +180,7 @@ def _plain(value: Any) -> Any:
         return value.to_plain()
     if isinstance(value, Champion):
         certificate = value.certificate.to_plain() if value.certificate else None
-        return [value.version, value.chance, certificate, value.calibration_rows]
+        return [value.version, value.chance, certificate, value.calibration_rows, value.digest]
     if isinstance(value, Sampling):
         return [value.pi, value.kappa]
     return value
@@ -172,9 +190,9 @@ def _read(name: str, value: Any) -> Any:
     if value is None:
         return None
     if name == "champion":
-        version, chance, certificate, rows = value
+        version, chance, certificate, rows, *digest = value
         proven = Certificate.from_plain(certificate) if certificate else None
-        return Champion(version, chance, proven, rows)
+        return Champion(version, chance, proven, rows, *digest)
     readers: dict[str, Any] = {
         "phase": Phase,
         "sequence": agreement.Sequence.from_plain,

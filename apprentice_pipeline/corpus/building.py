@@ -6,7 +6,7 @@ Does not: each step's own rules, storage.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from apprentice_pipeline.corpus.manifest import Manifest, freeze
@@ -26,6 +26,46 @@ class Rebuilt:
     corpus: Corpus
     erased: tuple[str, ...]
     changed: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Divided:
+    """What was selected, on its two sides; the holdout also keeps what is not verified."""
+
+    selection: Selection
+    train: tuple[CorpusRow, ...]
+    holdout: tuple[CorpusRow, ...]
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Train rows and verified holdout rows: what a training needs enough of."""
+        return len(self.train), sum(row.verified for row in self.holdout)
+
+
+def divide(
+    pairs: Iterable[Pair],
+    *,
+    evaluator: Evaluator,
+    holdout_fraction: float,
+    split_key: bytes,
+    row_key: bytes,
+    max_disagreeing_inputs: float,
+) -> Divided:
+    """Selects rows and puts each on its side, as `build_corpus` does. Raises: Incoherent."""
+    selection = select(
+        pairs,
+        evaluator=evaluator,
+        row_key=row_key,
+        max_disagreeing_inputs=max_disagreeing_inputs,
+    )
+    train: list[CorpusRow] = []
+    holdout: list[CorpusRow] = []
+    for row in selection.rows:
+        if side_of(row.messages, split_key, holdout_fraction) == "holdout":
+            holdout.append(row)
+        elif row.verified:
+            train.append(row)
+    return Divided(selection, tuple(train), tuple(holdout))
 
 
 def build_corpus(
@@ -54,17 +94,16 @@ def build_corpus(
     rows, with the counts; Leakage never, unless an invariant of the split is broken.
     """
     judge = evaluator or evaluator_for(None, [pair.output for pair in pairs])
-    selection = select(
-        pairs, evaluator=judge, row_key=row_key, max_disagreeing_inputs=max_disagreeing_inputs
+    divided = divide(
+        pairs,
+        evaluator=judge,
+        holdout_fraction=holdout_fraction,
+        split_key=split_key,
+        row_key=row_key,
+        max_disagreeing_inputs=max_disagreeing_inputs,
     )
-    train: list[CorpusRow] = []
-    holdout: list[CorpusRow] = []
-    for row in selection.rows:
-        if side_of(row.messages, split_key, holdout_fraction) == "holdout":
-            holdout.append(row)
-        elif row.verified:
-            train.append(row)
-    _require_enough(train, holdout, min_train, min_holdout)
+    train, holdout = divided.train, divided.holdout
+    _require_enough(divided, min_train, min_holdout)
     sliced = assign_slices(train, holdout, row_key=row_key, seed=seed)
     config = {
         "holdout_fraction": holdout_fraction,
@@ -75,7 +114,7 @@ def build_corpus(
     manifest = freeze(
         *sliced, tenant=tenant, namespace=namespace, created_us=created_us, config=config
     )
-    corpus = Corpus(*sliced, manifest, _report(len(pairs), selection, *sliced))
+    corpus = Corpus(*sliced, manifest, _report(len(pairs), divided.selection, *sliced))
     check_leakage(corpus)
     return corpus
 
@@ -127,18 +166,29 @@ def check_leakage(corpus: Corpus) -> None:
         )
 
 
+def shared_inputs(manifest: Manifest, dedup_keys: Mapping[str, bytes]) -> int:
+    """How many inputs a frozen manifest has on both sides, told by the pairs' dedup keys.
+
+    Counted from what was frozen, not from how it was built; a pair without a key counts as an
+    input of its own.
+    """
+    train, holdout = (
+        {dedup_keys.get(row.pair_id, row.pair_id.encode()) for row in side}
+        for side in (manifest.train, manifest.holdout)
+    )
+    return len(train & holdout)
+
+
 def _shared(corpus: Corpus, key: Callable[[CorpusRow], bytes]) -> int:
     return len({key(row) for row in corpus.train} & {key(row) for row in corpus.holdout})
 
 
-def _require_enough(
-    train: Sequence[CorpusRow], holdout: Sequence[CorpusRow], min_train: int, min_holdout: int
-) -> None:
-    verified = sum(row.verified for row in holdout)
-    if len(train) >= min_train and verified >= min_holdout:
+def _require_enough(divided: Divided, min_train: int, min_holdout: int) -> None:
+    train, verified = divided.counts
+    if train >= min_train and verified >= min_holdout:
         return
     raise TooFewPairs(
-        f"{len(train)} of {min_train} train pairs and {verified} of {min_holdout} verified "
+        f"{train} of {min_train} train pairs and {verified} of {min_holdout} verified "
         "holdout pairs",
         remedy="capture and verify more traffic, or lower distill.threshold (or the task's "
         "phase1_to_phase2) and kscore.min_holdout",

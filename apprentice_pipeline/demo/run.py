@@ -132,7 +132,7 @@ def _distill(pipeline: Pipeline, stage: Stage, say: Say) -> None:
     """Lets the sensor look until its runs have registered a model, or say why they cannot."""
     workspace = pipeline.workspace
     for _ in range(MOST_TICKS):
-        started = tick_threshold_sensor(pipeline)
+        started = tick_threshold_sensor(pipeline, TENANT, stage.namespace)
         for job in started:
             say(f"pair_threshold_sensor → {job}")
         if load_if_any(workspace, TENANT, stage.namespace, RegisteredModel) is not None:

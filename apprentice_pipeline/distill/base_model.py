@@ -16,7 +16,7 @@ from apprentice_pipeline.errors import BaseModelMissing
 
 EMBEDDED = "embedded"
 _EMBEDDED_FOLDER = Path(__file__).parent.parent / "demo" / "base"
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _FILES = ("*.safetensors", "*.json", "*.txt", "*.jinja", "*.model", "README.md", "LICENSE*")
 # What decides a model's answers: weights, configuration, tokenizer and chat template.
 _IDENTITY = (
@@ -130,7 +130,7 @@ def _snapshot(name: str) -> Path:
         cached = Path(snapshot_download(name, allow_patterns=list(_FILES), local_files_only=True))
         if (cached / "config.json").is_file() and any(cached.glob("*.safetensors")):
             return cached
-    except LocalEntryNotFoundError:
+    except (LocalEntryNotFoundError, ValueError):  # no id at all is told below
         pass
     try:
         return Path(snapshot_download(name, allow_patterns=list(_FILES)))

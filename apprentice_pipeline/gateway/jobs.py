@@ -28,11 +28,10 @@ from apprentice_pipeline.gateway.metrics import FOLDER_VARIABLE
 from apprentice_pipeline.records import now_us
 from apprentice_pipeline.settings import Home, Settings, load_settings
 from apprentice_pipeline.stages import readiness
-from apprentice_pipeline.store.journal import Job
+from apprentice_pipeline.store.journal import ACTIVE, Job
 from apprentice_pipeline.store.workspace import Workspace
 
 KIND = "distill"
-ACTIVE = ("queued", "running")
 START_US = 30_000_000
 _PART = r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*"
 BASE_MODEL = re.compile(f"{_PART}(/{_PART})?")
@@ -43,16 +42,25 @@ TARGET_SIZE = re.compile(r"[0-9]+(\.[0-9]+)? ?([kKmMgG]i?)?[bB]?")
 def start(workspace: Workspace, tenant: str, namespace: str, request: Mapping[str, Any]) -> Job:
     """A new distillation, or the one of this stream that is under way.
 
+    The runner verifies what is pending first, as the command does: pairs that wait for it count.
     Raises: TooFewPairs with the counts; UsageError for a base model or size that is none.
     """
     options = _options(request)
     for job in workspace.state.jobs(tenant, namespace):
         if job.kind == KIND and current(workspace, job).state in ACTIVE:
             return job
-    readiness.require_ready(readiness.of_stream(workspace, tenant, namespace))
-    job = workspace.state.create_job(
+    stream = readiness.of_stream(workspace, tenant, namespace)
+    readiness.require_ready(stream, once_verified=True)
+    job, new = workspace.state.start_job(
         tenant=tenant, namespace=namespace, kind=KIND, request=options, now_us=now_us()
     )
+    if new:
+        _run_aside(workspace, job)
+    return job
+
+
+def _run_aside(workspace: Workspace, job: Job) -> None:
+    """Starts the job's runner, a process that outlives this one."""
     subprocess.Popen(
         [sys.executable, "-m", "apprentice_pipeline.gateway.jobs", job.id],
         stdin=subprocess.DEVNULL,
@@ -61,7 +69,6 @@ def start(workspace: Workspace, tenant: str, namespace: str, request: Mapping[st
         env=environment(workspace.settings),
         start_new_session=True,
     )
-    return job
 
 
 def current(workspace: Workspace, job: Job) -> Job:

@@ -48,7 +48,7 @@ from apprentice_pipeline.gateway.tally import Tally
 from apprentice_pipeline.gateway.tasks import Apprentices
 from apprentice_pipeline.records import now_us
 from apprentice_pipeline.stages import export, labelling, readiness, report
-from apprentice_pipeline.store.journal import Job
+from apprentice_pipeline.store.journal import ACTIVE, Job
 from apprentice_pipeline.store.workspace import Workspace
 
 FEEDBACK_TRIES, FEEDBACK_PAUSE_S = 8, 0.4
@@ -200,7 +200,7 @@ class ControlPlane:
         job = await self._job(request, caller)
         path = job.result.get("artifact")
         if job.state != "done" or not isinstance(path, str):
-            raise Refusal(409 if job.state in jobs.ACTIVE else 404, "the job has no artifact")
+            raise Refusal(409 if job.state in ACTIVE else 404, "the job has no artifact")
         name = f"{job.namespace}.kolm"
         return FileResponse(path, media_type="application/zip", filename=name)
 

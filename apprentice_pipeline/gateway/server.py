@@ -231,7 +231,7 @@ class _Supervisor:
             self._alert("drain", f"rows could not be moved into the lake: {report.error}")
 
     def _follow_registry(self) -> None:
-        from apprentice_pipeline.stages.promotion import follow_registry
+        from apprentice_pipeline.routing.following import follow_registry
 
         follow_registry(self._workspace)
 

@@ -44,7 +44,7 @@ class Apprentices:
             known = self._open.get(tenant)
             if known is None:
                 await self._make_room()
-                known = AsyncApprentice(self._settings, tenant=tenant)
+                known = AsyncApprentice(self._settings, tenant=tenant, alone=False)
                 await known.__aenter__()
                 self._open[tenant] = known
             self._open.move_to_end(tenant)

@@ -9,6 +9,7 @@ import dagster as dg
 from apprentice_pipeline.orchestration import metadata
 from apprentice_pipeline.orchestration.partitions import STREAM_DAYS, STREAMS, TO_STREAM, stream_of
 from apprentice_pipeline.orchestration.pipeline import Pipeline
+from apprentice_pipeline.orchestration.stream import Stream
 from apprentice_pipeline.stages import (
     adapter,
     artifact,
@@ -61,31 +62,27 @@ def verified_pairs(
         dg.AssetCheckSpec("coherence", asset="holdout_split", blocking=True),
     ],
 )
-def holdout_split(
-    context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline]
-) -> dg.MaterializeResult:
+def holdout_split(stream: dg.ResourceParam[Stream]) -> dg.MaterializeResult:
     """The corpus: deduplicated, split by a stable hash, frozen under one root hash."""
-    with pipeline.translated():
-        frozen = holdout.freeze(pipeline.workspace, *stream_of(context.partition_key))
+    with stream.pipeline.translated():
+        frozen = holdout.freeze(stream.workspace, *stream.names)
     return dg.MaterializeResult(
         metadata=metadata.of_corpus(frozen),
         data_version=dg.DataVersion(frozen.root),
-        check_results=metadata.corpus_checks(frozen, pipeline.workspace.config.distill),
+        check_results=metadata.corpus_checks(frozen, stream.workspace.config.distill),
     )
 
 
 @dg.asset(deps=[holdout_split], partitions_def=STREAMS, group_name=GROUP, kinds={"pytorch"})
-def lora_adapter(
-    context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline]
-) -> dg.MaterializeResult:
+def lora_adapter(stream: dg.ResourceParam[Stream]) -> dg.MaterializeResult:
     """LoRA weights trained on the train side, loss on completions only."""
-    with pipeline.translated():
+    with stream.pipeline.translated():
         trained = adapter.train(
-            pipeline.workspace,
-            *stream_of(context.partition_key),
-            base_model=pipeline.base_model,
-            target_bytes=pipeline.target_bytes,
-            progress=pipeline.progress,
+            stream.workspace,
+            *stream.names,
+            base_model=stream.pipeline.base_model,
+            target_bytes=stream.pipeline.target_bytes,
+            progress=stream.pipeline.progress,
         )
     return dg.MaterializeResult(metadata=metadata.of_adapter(trained))
 
@@ -97,13 +94,11 @@ def lora_adapter(
     kinds={"pytorch"},
     check_specs=[dg.AssetCheckSpec("kscore_gate", asset="kscore_eval", blocking=True)],
 )
-def kscore_eval(
-    context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline]
-) -> dg.MaterializeResult:
+def kscore_eval(stream: dg.ResourceParam[Stream]) -> dg.MaterializeResult:
     """The student against the captured teacher answers on the frozen holdout: K and the gate."""
-    with pipeline.translated():
+    with stream.pipeline.translated():
         scored = score.evaluate_adapter(
-            pipeline.workspace, *stream_of(context.partition_key), progress=pipeline.progress
+            stream.workspace, *stream.names, progress=stream.pipeline.progress
         )
     return dg.MaterializeResult(
         metadata=metadata.of_score(scored), check_results=[metadata.gate_check(scored)]
@@ -116,30 +111,26 @@ def kscore_eval(
     group_name=GROUP,
     check_specs=[dg.AssetCheckSpec("signature_verifies", asset="signed_artifact", blocking=True)],
 )
-def signed_artifact(
-    context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline]
-) -> dg.MaterializeResult:
+def signed_artifact(stream: dg.ResourceParam[Stream]) -> dg.MaterializeResult:
     """The signed `.kolm`: adapter, receipt chain, scores, model card, bill of materials."""
-    with pipeline.translated():
-        signed = artifact.pack_and_sign(pipeline.workspace, *stream_of(context.partition_key))
-        verified = artifact.verify_file(pipeline.workspace, signed.path)
+    with stream.pipeline.translated():
+        signed = artifact.pack_and_sign(stream.workspace, *stream.names)
+        verified = artifact.verify_file(stream.workspace, signed.path)
     return dg.MaterializeResult(
-        metadata=metadata.of_artifact(signed),
+        metadata=metadata.of_artifact(signed, verified),
         data_version=dg.DataVersion(signed.digest),
         check_results=[metadata.signature_check(signed, verified)],
     )
 
 
 @dg.asset(deps=[signed_artifact], partitions_def=STREAMS, group_name=GROUP, kinds={"mlflow"})
-def registered_model(
-    context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline]
-) -> dg.MaterializeResult:
+def registered_model(stream: dg.ResourceParam[Stream]) -> dg.MaterializeResult:
     """The artifact as a version in the registry; promoted, or left for a person to promote."""
-    with pipeline.translated():
-        registered = promotion.register(
-            pipeline.workspace, pipeline.registry, *stream_of(context.partition_key)
-        )
-    return dg.MaterializeResult(metadata=metadata.of_model(registered))
+    with stream.pipeline.translated():
+        registry = stream.pipeline.registry
+        registered = promotion.register(stream.workspace, registry, *stream.names)
+        versions = registry.versions(*stream.names)
+    return dg.MaterializeResult(metadata=metadata.of_model(registered, versions))
 
 
 ASSETS = [

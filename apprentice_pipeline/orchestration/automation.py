@@ -9,14 +9,18 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from apprentice_pipeline.orchestration import assets
+from apprentice_pipeline.control.reevaluation import LEAST_ROWS
+from apprentice_pipeline.orchestration import assets, metadata
 from apprentice_pipeline.orchestration.partitions import (
     STREAMS,
+    outside,
+    outside_text,
     stream_day_key,
     stream_key,
 )
 from apprentice_pipeline.orchestration.pipeline import Pipeline
-from apprentice_pipeline.stages import maintenance, readiness
+from apprentice_pipeline.orchestration.stream import Stream
+from apprentice_pipeline.stages import maintenance, readiness, reevaluation
 
 IN_PROCESS = dg.in_process_executor
 
@@ -38,12 +42,28 @@ distill_job = dg.define_asset_job(
     executor_def=IN_PROCESS,
     description="Split, train, K-score, sign and register one stream.",
 )
-evaluate_job = dg.define_asset_job(
-    "evaluate_job",
-    selection=[assets.holdout_split, assets.kscore_eval],
-    executor_def=IN_PROCESS,
-    description="Scores the newest adapter again on the holdout as it is now.",
-)
+
+
+@dg.op
+def reevaluate_champion(context: dg.OpExecutionContext, stream: dg.ResourceParam[Stream]) -> None:
+    """The champion's own artifact on the holdout rows captured since the alarm."""
+    with stream.pipeline.translated():
+        done = reevaluation.reevaluate(
+            stream.workspace, *stream.names, progress=stream.pipeline.progress
+        )
+    context.log_event(
+        dg.AssetObservation(
+            asset_key=assets.registered_model.key,
+            partition=context.partition_key,
+            metadata=metadata.of_reevaluation(done),
+        )
+    )
+
+
+@dg.job(name="evaluate_job", partitions_def=STREAMS, executor_def=IN_PROCESS)
+def evaluate_job() -> None:
+    """Judges a stream's standing alarm: did the champion really become worse?"""
+    reevaluate_champion()
 
 
 @dg.op
@@ -90,7 +110,7 @@ def _requests(stream: readiness.Readiness) -> Iterator[dg.RunRequest]:
             tags={"apprentice/why": "pair threshold"},
         )
     elif stream.worth_verifying:
-        for day, pending in stream.unverified_days:
+        for day, pending in _days(stream):
             yield dg.RunRequest(
                 run_key=f"verify:{key}:{day}:{stream.pairs}:{pending}",
                 job_name="verify_job",
@@ -99,10 +119,20 @@ def _requests(stream: readiness.Readiness) -> Iterator[dg.RunRequest]:
             )
 
 
+def _days(stream: readiness.Readiness) -> list[tuple[str, int]]:
+    """The days to verify that a partition stands for, with their pending pairs."""
+    without = set(outside(stream.unverified_days))
+    return [each for each in stream.unverified_days if each not in without]
+
+
 def _why_not(found: list[readiness.Readiness]) -> str:
     if not found:
         return "no stream has captured a pair yet"
-    return "; ".join(f"{stream_key(s.tenant, s.namespace)}: {s.binding}" for s in found)
+    words = [
+        [f"{stream_key(s.tenant, s.namespace)}: {s.binding}", outside_text(s.unverified_days)]
+        for s in found
+    ]
+    return "; ".join(", ".join(filter(None, each)) for each in words)
 
 
 @dg.sensor(
@@ -113,16 +143,39 @@ def _why_not(found: list[readiness.Readiness]) -> str:
 def drift_sensor(
     _context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[Pipeline]
 ) -> dg.SensorResult:
-    """A drift alarm asks for one re-evaluation; one that confirms it, for one retraining."""
-    requests = []
-    for alarm in readiness.drift_alarms(pipeline.workspace):
-        key = stream_key(alarm.tenant, alarm.namespace)
-        job = "distill_job" if alarm.confirmed else "evaluate_job"
-        run_key = f"{job}:{key}:{alarm.at_us}"
-        tags = {"apprentice/why": f"drift: {alarm.kind}"}
-        requests.append(dg.RunRequest(run_key=run_key, job_name=job, partition_key=key, tags=tags))
+    """An alarm asks for one re-evaluation of the champion once there are fresh holdout rows, with
+    each batch of them until it is judged; one that is confirmed, for a retraining."""
+    alarms = readiness.drift_alarms(pipeline.workspace)
+    requests = [request for alarm in alarms for request in _answers(alarm)]
     return dg.SensorResult(
-        run_requests=requests, skip_reason=None if requests else "no drift alarm stands"
+        run_requests=requests,
+        skip_reason=None if requests else _what_alarms_wait_for(alarms),
+    )
+
+
+def _answers(alarm: readiness.StandingAlarm) -> Iterator[dg.RunRequest]:
+    key = stream_key(alarm.tenant, alarm.namespace)
+    if alarm.confirmed:
+        job, evidence = "distill_job", alarm.evidence
+    elif alarm.fresh >= LEAST_ROWS:
+        job, evidence = "evaluate_job", str(alarm.fresh // LEAST_ROWS)
+    else:
+        return
+    yield dg.RunRequest(
+        run_key=f"{job}:{key}:{alarm.at_us}:{evidence}",
+        job_name=job,
+        partition_key=key,
+        tags={"apprentice/why": f"alarm: {alarm.kind}"},
+    )
+
+
+def _what_alarms_wait_for(alarms: list[readiness.StandingAlarm]) -> str:
+    if not alarms:
+        return "no alarm stands"
+    return "; ".join(
+        f"{stream_key(a.tenant, a.namespace)}: {a.kind}, {a.fresh} of {LEAST_ROWS} fresh holdout "
+        "rows to judge it by"
+        for a in alarms
     )
 
 
@@ -132,7 +185,7 @@ def drift_sensor(
 def verification_schedule(
     context: dg.ScheduleEvaluationContext, pipeline: dg.ResourceParam[Pipeline]
 ) -> list[dg.RunRequest]:
-    """Every hour: the days that hold pairs without a verdict."""
+    """Every hour: the days that hold pairs without a verdict, as of the hour it is due."""
     moment = context.scheduled_execution_time
     known = set(context.instance.get_dynamic_partitions("streams"))
     return [
@@ -142,7 +195,8 @@ def verification_schedule(
         )
         for s in readiness.all_streams(pipeline.workspace)
         if stream_key(s.tenant, s.namespace) in known
-        for day, _ in s.unverified_days
+        for day, _ in _days(s)
+        if day <= f"{moment:%Y-%m-%d}"  # a tick that runs late knows no partition after its hour
     ]
 
 
@@ -170,6 +224,5 @@ def retrain_schedule(
     ]
 
 
-JOBS = (verify_job, distill_job, evaluate_job, compaction_job)
-SENSORS = (pair_threshold_sensor, drift_sensor)
+JOBS = (verify_job, distill_job, compaction_job)
 SCHEDULES = (verification_schedule, compaction_schedule, retrain_schedule)

@@ -12,6 +12,7 @@ from apprentice_pipeline.orchestration import plots
 if TYPE_CHECKING:
     from apprentice_pipeline.artifact.kolm import VerifiedArtifact
     from apprentice_pipeline.config import Distill
+    from apprentice_pipeline.registry import ModelVersion
     from apprentice_pipeline.stages import results
     from apprentice_pipeline.stages.capture import Collected
     from apprentice_pipeline.stages.verification import Verified
@@ -77,17 +78,22 @@ def of_corpus(frozen: results.FrozenCorpus) -> Metadata:
 
 
 def corpus_checks(frozen: results.FrozenCorpus, limits: Distill) -> Sequence[dg.AssetCheckResult]:
-    """No leakage between the sides; answers coherent enough to be learnt."""
+    """No leakage between the sides; answers coherent enough to be learnt; each as measured."""
     return [
         dg.AssetCheckResult(
             check_name="no_leakage",
             passed=frozen.leaked == 0,
-            metadata={"inputs_on_both_sides": frozen.leaked},
+            metadata={
+                "inputs_on_both_sides": frozen.leaked,
+                "rows_compared": frozen.train + frozen.holdout,
+            },
         ),
         dg.AssetCheckResult(
             check_name="coherence",
             passed=frozen.disagreeing_share <= limits.max_disagreeing_inputs,
             metadata={
+                "disagreeing_inputs": frozen.disagreeing_inputs,
+                "inputs": frozen.inputs,
                 "disagreeing_share": frozen.disagreeing_share,
                 "limit": limits.max_disagreeing_inputs,
             },
@@ -139,8 +145,10 @@ def gate_check(scored: results.ScoredAdapter) -> dg.AssetCheckResult:
     )
 
 
-def of_artifact(signed: results.SignedArtifact) -> Metadata:
-    """Path, digest, size and receipt head."""
+def of_artifact(signed: results.SignedArtifact, verified: VerifiedArtifact) -> Metadata:
+    """Path, digest, size and receipt head; every member with its digest and size."""
+    members = sorted(verified.manifest.members.items())
+    sizes = [(name.rpartition("/")[2], fact.size / 1_000) for name, fact in members]
     return {
         "path": dg.MetadataValue.path(signed.path),
         "digest": signed.digest,
@@ -148,6 +156,11 @@ def of_artifact(signed: results.SignedArtifact) -> Metadata:
         "k_score": signed.k,
         "receipt_head": signed.receipt_head,
         "corpus_root": signed.corpus_root,
+        "members": _table(
+            ["member", "sha256", "bytes"],
+            [(name, fact.sha256, str(fact.size)) for name, fact in members],
+        ),
+        "sizes": dg.MetadataValue.md(plots.bars(sizes, title="members", x="", y="kB")),
     }
 
 
@@ -162,14 +175,41 @@ def signature_check(
     )
 
 
-def of_model(registered: results.RegisteredModel) -> Metadata:
-    """The registered model's name, version and alias."""
+def of_model(registered: results.RegisteredModel, versions: Sequence[ModelVersion]) -> Metadata:
+    """The registered model's name, version and alias; every version with its K and aliases."""
+    oldest_first = sorted(versions, key=lambda each: each.version)
     return {
         "model": registered.model,
         "version": registered.version,
         "alias": registered.alias,
         "digest": registered.digest,
         "path": dg.MetadataValue.path(registered.path),
+        "versions": _table(
+            ["version", "k_score", "aliases", "digest"],
+            [
+                (str(v.version), round(v.k, 4), ", ".join(v.aliases) or "—", v.digest)
+                for v in reversed(oldest_first)
+            ],
+        ),
+        "k_by_version": dg.MetadataValue.md(
+            plots.bars(
+                [(str(v.version), v.k) for v in oldest_first],
+                title="K-score by version",
+                x="version",
+                y="K",
+            )
+        ),
+    }
+
+
+def of_reevaluation(done: results.Reevaluated) -> Metadata:
+    """What a re-evaluation found of the champion, and what it had to reach."""
+    return {
+        "confirmed": done.confirmed,
+        "correlation": done.kappa,
+        "needed": done.needed,
+        "fresh_rows": done.rows,
+        "digest": done.digest,
     }
 
 

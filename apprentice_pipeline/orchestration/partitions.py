@@ -1,13 +1,20 @@
-"""The partitions: a stream is `tenant.namespace`; captures and verdicts are also by day."""
+"""The partitions: a stream is `tenant.namespace`; captures and verdicts are also by day.
+
+Days reach from `FIRST_DAY` to today (UTC). Pairs of any other date (a wrong clock, a wrong import)
+have no partition: they are never verified, hence never learnt from, and `outside` names them.
+"""
 
 import warnings
+from collections.abc import Iterable
 
 import dagster as dg
 
 from apprentice_pipeline.errors import UsageError
 
 STREAMS = dg.DynamicPartitionsDefinition(name="streams")
-DAYS = dg.DailyPartitionsDefinition(start_date="2024-01-01", end_offset=1)
+FIRST_DAY = "2015-01-01"
+"""Before any provider had an API whose history could be imported."""
+DAYS = dg.DailyPartitionsDefinition(start_date=FIRST_DAY, end_offset=1)
 STREAM_DAYS = dg.MultiPartitionsDefinition({"day": DAYS, "stream": STREAMS})
 with warnings.catch_warnings():  # Dagster calls this mapping beta; it has been there for years
     warnings.simplefilter("ignore", dg.BetaWarning)
@@ -32,3 +39,19 @@ def stream_of(key: str) -> tuple[str, str]:
 def stream_day_key(tenant: str, namespace: str, day: str) -> dg.MultiPartitionKey:
     """The two-dimensional key of one day of a stream."""
     return dg.MultiPartitionKey({"day": day, "stream": stream_key(tenant, namespace)})
+
+
+def outside(days: Iterable[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
+    """Those of (day, pairs) that have no partition: before `FIRST_DAY`, or in the future."""
+    return tuple((day, pairs) for day, pairs in days if not DAYS.has_partition_key(day))
+
+
+def outside_text(days: Iterable[tuple[str, int]]) -> str:
+    """What to say of days without a partition, "" where there are none."""
+    found = outside(days)
+    if not found:
+        return ""
+    return (
+        f"{sum(pairs for _, pairs in found)} pairs dated before {FIRST_DAY} or in the future "
+        f"({', '.join(day for day, _ in found[:3])}) are left out of verification and training"
+    )

@@ -43,6 +43,7 @@ class Pipeline:
         self.target_bytes = target_bytes
         self.progress = progress
         self.failure: ApprenticeError | None = None
+        self._held: set[tuple[str, str]] = set()
 
     @cached_property
     def workspace(self) -> Workspace:
@@ -55,9 +56,29 @@ class Pipeline:
     @cached_property
     def registry(self) -> Registry:
         """The model registry of the workspace."""
-        from apprentice_pipeline.stages.promotion import open_registry
+        from apprentice_pipeline.routing.following import open_registry
 
         return open_registry(self.workspace)
+
+    @contextmanager
+    def alone(self, tenant: str, namespace: str) -> Iterator[None]:
+        """Keeps every other run from the stream meanwhile, in this process and others; what holds
+        it already (a run within `distill`) holds it on.
+
+        Raises: DistillError when another run has it.
+        """
+        from apprentice_pipeline.stages.results import exclusively
+
+        key = (tenant, namespace)
+        if key in self._held:
+            yield
+            return
+        with exclusively(self.workspace, tenant, namespace):
+            self._held.add(key)
+            try:
+                yield
+            finally:
+                self._held.discard(key)
 
     @contextmanager
     def translated(self) -> Iterator[None]:

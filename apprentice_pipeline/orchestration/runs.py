@@ -5,17 +5,25 @@ The command line and the demo use this: same jobs, same instance, same records a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
 
+from apprentice_pipeline.distill.base_model import resolve_base
 from apprentice_pipeline.errors import ApprenticeError, StoreError
 from apprentice_pipeline.orchestration.automation import pair_threshold_sensor
 from apprentice_pipeline.orchestration.definitions import build_defs
-from apprentice_pipeline.orchestration.partitions import stream_day_key, stream_key, stream_of
+from apprentice_pipeline.orchestration.partitions import (
+    outside,
+    outside_text,
+    stream_day_key,
+    stream_key,
+    stream_of,
+)
 from apprentice_pipeline.orchestration.pipeline import Pipeline
+from apprentice_pipeline.records import now_us
 from apprentice_pipeline.stages import readiness
 from apprentice_pipeline.stages.results import (
     RegisteredModel,
@@ -29,6 +37,7 @@ from apprentice_pipeline.stages.score import refusal
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 """Progress bars speak for a run in the foreground; every event is in the instance all the same."""
 
+RUN_KEY = "dagster/run_key"
 INSTANCE_SETTINGS = """\
 telemetry:
   enabled: false
@@ -58,39 +67,77 @@ def instance(folder: Path) -> Iterator[dg.DagsterInstance]:
 def distill(pipeline: Pipeline, tenant: str, namespace: str) -> RegisteredModel:
     """Verifies what is pending, then runs `distill_job` for the stream, as Dagster runs.
 
-    Raises: the ApprenticeError that stopped it: too few pairs, the gate's refusal, a full disk.
+    Pairs of a date without a partition are left out, and an alert says so. The base is looked for
+    first, before any resample is paid for, and the stream is held from there to the end.
+    Raises: BaseModelMissing; DistillError while another run has the stream; what else stopped it:
+    too few pairs, the gate's refusal, a full disk.
     """
     workspace = pipeline.workspace
-    with instance(workspace.home.dagster) as opened:
+    resolve_base(pipeline.base_model or workspace.config.local.base_model)
+    with pipeline.alone(tenant, namespace), instance(workspace.home.dagster) as opened:
         stream = readiness.of_stream(workspace, tenant, namespace)
         opened.add_dynamic_partitions("streams", [stream_key(tenant, namespace)])
-        for day, _ in stream.unverified_days:
-            key = stream_day_key(tenant, namespace, day)
-            execute(opened, pipeline, "verify_job", key)
+        left_out = outside(stream.unverified_days)
+        if left_out:
+            words = outside_text(left_out)
+            workspace.state.add_alert(tenant, namespace, "dates", words, now_us=now_us())
+        for day in [day for day, n in stream.unverified_days if (day, n) not in left_out]:
+            execute(opened, pipeline, "verify_job", stream_day_key(tenant, namespace, day))
         readiness.require_ready(readiness.of_stream(workspace, tenant, namespace))
         execute(opened, pipeline, "distill_job", stream_key(tenant, namespace))
     return load(workspace, tenant, namespace, RegisteredModel)
 
 
-def tick_threshold_sensor(pipeline: Pipeline) -> list[str]:
-    """One tick of `pair_threshold_sensor`, then the runs it asked for; their job names.
+def tick_threshold_sensor(pipeline: Pipeline, tenant: str, namespace: str) -> list[str]:
+    """One tick of `pair_threshold_sensor`, then the runs it asked for in one stream; their jobs.
 
-    What the daemon does, for processes that do not run one (the demo).
+    What the daemon does, for processes that do not run one (the demo). What a run did already, or
+    is doing, is not done again; other streams are left alone.
     """
+    wanted = stream_key(tenant, namespace)
     with instance(pipeline.workspace.home.dagster) as opened:
-        definitions = build_defs(pipeline=pipeline)
-        with dg.build_sensor_context(
-            instance=opened, definitions=definitions, resources={"pipeline": pipeline}
-        ) as context:
-            result = pair_threshold_sensor(context)
-        assert isinstance(result, dg.SensorResult)
-        for addition in result.dynamic_partitions_requests or ():
-            opened.add_dynamic_partitions("streams", list(addition.partition_keys))
-        for request in result.run_requests or ():
+        opened.add_dynamic_partitions("streams", [wanted])
+        requests = [
+            request
+            for request in _asked_for(opened, pipeline)
+            if request.partition_key and _stream_part(request.partition_key) == wanted
+        ]
+        jobs = []
+        for request in requests:
             assert request.job_name
-            tags = {**request.tags, "dagster/sensor_name": pair_threshold_sensor.name}
+            if _under_way_or_done(opened, request.run_key):
+                continue
+            tags = {
+                **request.tags,
+                "dagster/sensor_name": pair_threshold_sensor.name,
+                RUN_KEY: request.run_key or "",
+            }
             execute(opened, pipeline, request.job_name, request.partition_key, tags)
-        return [request.job_name or "" for request in result.run_requests or ()]
+            jobs.append(request.job_name)
+        return jobs
+
+
+def _asked_for(opened: dg.DagsterInstance, pipeline: Pipeline) -> Sequence[dg.RunRequest]:
+    definitions = build_defs(pipeline=pipeline)
+    with dg.build_sensor_context(
+        instance=opened, definitions=definitions, resources={"pipeline": pipeline}
+    ) as context:
+        result = pair_threshold_sensor(context)
+    assert isinstance(result, dg.SensorResult)
+    return result.run_requests or ()
+
+
+def _stream_part(partition_key: str) -> str:
+    if isinstance(partition_key, dg.MultiPartitionKey):
+        return partition_key.keys_by_dimension["stream"]
+    return partition_key
+
+
+def _under_way_or_done(opened: dg.DagsterInstance, run_key: str | None) -> bool:
+    """A run that failed may be asked for again: whoever ticks by hand is there to see it."""
+    states = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.STARTED]
+    found = dg.RunsFilter(tags={RUN_KEY: run_key or ""}, statuses=states)
+    return bool(opened.get_runs(found, limit=1))
 
 
 def execute(

@@ -8,6 +8,8 @@ Does not: policy (`control`), wire formats, backends, the customer's own remote 
     background  work nobody waits for, bounded
     standing    the champion in force: its facts, the controller's state, cached for a moment
     champion    what a champion record says about a model, read and written
+    calibration what may be served, certified anew once the comparisons have doubled
+    following   the registry's champion, taken over whoever moved it
     recording   comparisons into spool and controller, counters and alerts into the state
     spending    a call of ours, within the budget
 

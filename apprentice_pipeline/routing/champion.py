@@ -169,10 +169,14 @@ def bring_into_force(
 
 
 def in_force(control: ControlState, record: ChampionRecord | None) -> bool:
-    """Whether the controller speaks of this very champion (or both of none)."""
-    if record is None or control.champion is None:
-        return record is None and control.champion is None
-    return control.champion.version == record.version
+    """Whether the controller speaks of this very artifact (or both of none).
+
+    A registry that was made anew counts its versions from 1 again: the digest tells them apart.
+    """
+    champion = control.champion
+    if record is None or champion is None:
+        return record is None and champion is None
+    return champion.version == record.version and champion.digest in ("", record.digest)
 
 
 def _follow(
@@ -183,5 +187,11 @@ def _follow(
     if record is None:
         return phases.withdraw(control, at_us)
     facts = ServingFacts.from_plain(record.facts)
-    champion = Champion(record.version, facts.chance, facts.certificate, facts.calibration_rows)
+    champion = Champion(
+        version=record.version,
+        chance=facts.chance,
+        certificate=facts.certificate,
+        calibration_rows=facts.calibration_rows,
+        digest=record.digest,
+    )
     return phases.promote(control, champion, policy, at_us)

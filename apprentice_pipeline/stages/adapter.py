@@ -14,7 +14,6 @@ from apprentice_pipeline.stages import holdout
 from apprentice_pipeline.stages.results import (
     FrozenCorpus,
     TrainedAdapter,
-    exclusively,
     load,
     save,
     work_folder,
@@ -46,14 +45,13 @@ def train(
         TrainingRow(messages=tuple(row.messages), completion=row.completion, weight=weight)
         for row, weight in zip(corpus.train, weights(corpus.train), strict=True)
     ]
-    with exclusively(workspace, tenant, namespace):
-        report = train_adapter(
-            rows,
-            base.path,
-            folder,
-            settings,
-            lambda step, steps, loss: progress("train", step, steps, f"loss {loss:.3f}"),
-        )
+    report = train_adapter(
+        rows,
+        base.path,
+        folder,
+        settings,
+        lambda step, steps, loss: progress("train", step, steps, f"loss {loss:.3f}"),
+    )
     record = TrainedAdapter(
         corpus_root=frozen.root,
         corpus_at_us=frozen.at_us,

@@ -21,7 +21,7 @@ from apprentice_pipeline.artifact.kolm import (
 )
 from apprentice_pipeline.control.risk import Certificate
 from apprentice_pipeline.corpus.rows import Corpus
-from apprentice_pipeline.errors import UsageError
+from apprentice_pipeline.errors import DistillError
 from apprentice_pipeline.evaluate.kscore import EvalRow, KScore, ScoreInputs
 from apprentice_pipeline.records import now_us
 from apprentice_pipeline.routing.champion import ServingFacts, keyed_prompt_digest
@@ -42,7 +42,8 @@ from apprentice_pipeline.verify.answers import shape_of
 def pack_and_sign(workspace: Workspace, tenant: str, namespace: str) -> SignedArtifact:
     """Packs what the stages before measured, signs it, writes it whole.
 
-    Raises: GateRefused when the newest score did not pass; ArtifactError, StorageFull.
+    Raises: GateRefused when the newest score did not pass; DistillError when corpus, adapter and
+    score are not of one run; ArtifactError, StorageFull.
     """
     frozen = load(workspace, tenant, namespace, FrozenCorpus)
     trained = load(workspace, tenant, namespace, TrainedAdapter)
@@ -50,7 +51,7 @@ def pack_and_sign(workspace: Workspace, tenant: str, namespace: str) -> SignedAr
     if scored.adapter_folder != trained.folder or not (
         scored.corpus_root == trained.corpus_root == frozen.root
     ):
-        raise UsageError(
+        raise DistillError(
             f"the newest corpus, adapter and score of {tenant}.{namespace} do not belong together",
             remedy=f"make them anew: apprentice distill --namespace {namespace}",
         )

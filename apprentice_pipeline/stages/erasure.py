@@ -21,10 +21,10 @@ from apprentice_pipeline.artifact.statement import signed_statement
 from apprentice_pipeline.corpus.manifest import Manifest
 from apprentice_pipeline.errors import ApprenticeError, ArtifactError, KeyMissing
 from apprentice_pipeline.records import now_us, rfc3339
+from apprentice_pipeline.routing.following import open_registry
 from apprentice_pipeline.stages import exported
 from apprentice_pipeline.stages.artifact import verify_file
 from apprentice_pipeline.stages.exported import RemovedExports
-from apprentice_pipeline.stages.promotion import open_registry
 from apprentice_pipeline.stages.results import write_atomically
 from apprentice_pipeline.store import erasure
 from apprentice_pipeline.store.erasure import ErasureReport

@@ -1,36 +1,56 @@
-"""How far a stream is from its next training, from counts alone: nothing is opened.
+"""How far a stream is from its next training: from counts, and near the threshold exactly.
 
-The split is decided by a hash of each input, so the train and holdout counts told here are
-expectations (distinct trusted inputs × share); `holdout.freeze` counts exactly.
+Belongs here: what a training needs, and what a stream has of it. Does not: counting itself
+(`store.rollup`), selection and split (`holdout`).
+
+The split is decided by a keyed hash of each folded input, so counts alone give expectations
+(distinct trusted inputs × share). Where these cannot tell whether a first training has enough
+(within `BAND` standard errors of the threshold, and above it up to `FEW` inputs, of which some may
+turn out to be no text), the inputs are opened and counted as `holdout.freeze` will: what is called
+ready is not refused for a count. Of `FEW` that takes a quarter of a second.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from apprentice_pipeline.config import Config
 from apprentice_pipeline.errors import TooFewPairs
 from apprentice_pipeline.records import now_us
-from apprentice_pipeline.stages.results import ScoredAdapter, TrainedAdapter, load_if_any
+from apprentice_pipeline.stages.results import (
+    Reevaluated,
+    ScoredAdapter,
+    TrainedAdapter,
+    load_if_any,
+)
 from apprentice_pipeline.store.rollup import StreamCounts, stream_counts
 from apprentice_pipeline.store.workspace import Workspace
+
+if TYPE_CHECKING:
+    from apprentice_pipeline.store.state import ChampionRecord
 
 DAY_US = 86_400_000_000
 RATE_WINDOW_DAYS = 7
 Z95 = 1.96
+BAND = 5.0
+FEW = 5_000
 
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
     """One stream's counts, what its next training needs, and when that is expected.
 
-    `train` and `holdout` are expected rows of the corpus as it is now, `new_train` those that
-    came since the last training. `binding` says in words which condition binds. ETA in days: None
-    when nothing arrives, 0 when ready; `eta_low`–`eta_high` from the 95 % interval of the rate.
-    `evidence` names what asks for a training: it changes with every score and with every batch of
-    inputs, so that a run that failed is not asked for again at once.
+    `train` and `holdout` are the rows of the corpus as it is now, counted where `exact`, else
+    expected; `new_train` those that came since the last training. `enough`: for a training that
+    is asked for; `ready`: for one that nobody asked for; the same `…_once_verified`, were every
+    pending pair's verdict a good one. `binding` says in words which condition binds.
+
+    ETA in days: None when nothing arrives, 0 when ready; `eta_low`–`eta_high` from the 95 %
+    interval of the rate. `evidence` names what asks for a training: it changes with every score
+    and with every batch of inputs, so that a run that failed is not asked for again at once.
+    `next_step`: the command, "" while there is nothing to do but wait.
     """
 
     tenant: str
@@ -50,12 +70,15 @@ class Readiness:
     eta_low: float | None
     eta_high: float | None
     evidence: str
+    exact: bool
+    enough_once_verified: bool
+    ready_once_verified: bool
+    next_step: str
 
     @property
     def worth_verifying(self) -> bool:
         """Whether verifying what is pending could make the stream ready."""
-        pending = sum(count for _, count in self.unverified_days)
-        return pending > 0 and self.verified + pending >= self.ready_to_distill_at
+        return bool(self.unverified_days) and not self.ready and self.ready_once_verified
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -72,7 +95,7 @@ class Readiness:
         return (
             f"namespace={self.namespace} pairs={self.pairs} verified={self.verified}{share}\n"
             f"ready_to_distill_at={self.ready_to_distill_at} eta_days={eta}{span}"
-            f" — {self.binding}"
+            f" — {self.binding}" + (f"; next: {self.next_step}" if self.next_step else "")
         )
 
 
@@ -102,26 +125,83 @@ def of_stream(workspace: Workspace, tenant: str, namespace: str) -> Readiness:
             since_us=trained.corpus_at_us if trained else 0,
             recent_us=now_us() - RATE_WINDOW_DAYS * DAY_US,
         )
+    trained_before = trained is not None and scored is not None
     return _judged(
         workspace.config,
         tenant,
         namespace,
         counts,
-        trained_before=trained is not None and scored is not None,
+        _corpora(workspace, tenant, namespace, counts, trained_before=trained_before),
+        trained_before=trained_before,
         scored_at_us=scored.at_us if scored else 0,
     )
 
 
-def require_ready(stream: Readiness) -> None:
-    """Raises: TooFewPairs, with the counts, when even an asked-for training has too little."""
-    if not stream.enough:
-        raise TooFewPairs(
-            f"{stream.tenant}.{stream.namespace} has {stream.pairs} pairs, {stream.verified} "
-            f"verified: about {stream.train} train and {stream.holdout} holdout rows; "
-            f"{stream.binding}",
-            remedy="capture more traffic, or lower distill.threshold (or the task's "
-            "phase1_to_phase2) and kscore.min_holdout",
-        )
+def require_ready(stream: Readiness, *, once_verified: bool = False) -> None:
+    """Raises: TooFewPairs, with the counts, when even an asked-for training has too little.
+
+    `once_verified`: even if every pending pair were verified first.
+    """
+    if stream.enough or (once_verified and stream.enough_once_verified):
+        return
+    raise TooFewPairs(
+        f"{stream.tenant}.{stream.namespace} has {stream.pairs} pairs, {stream.verified} "
+        f"verified: {'' if stream.exact else 'about '}{stream.train} train and {stream.holdout} "
+        f"holdout rows; {stream.binding}",
+        remedy="capture more traffic, or lower distill.threshold (or the task's "
+        "phase1_to_phase2) and kscore.min_holdout",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Corpus:
+    """Rows on both sides of the corpus as it is, or would be: counted or expected."""
+
+    train: int
+    holdout: int
+    exact: bool
+
+    def enough(self, needs: tuple[int, int]) -> bool:
+        """Whether both sides have what a training needs."""
+        return self.train >= needs[0] and self.holdout >= needs[1]
+
+
+def _corpora(
+    workspace: Workspace, tenant: str, namespace: str, counts: StreamCounts, *, trained_before: bool
+) -> tuple[_Corpus, _Corpus]:
+    """The corpus as verified now, and as it would be once everything pending were verified.
+
+    A stream that was trained before had enough then, and has more now: it is not counted again.
+    """
+    share, needs = workspace.config.distill.holdout_fraction, _needs(workspace.config, namespace)
+
+    def corpus(inputs: int, *, once_verified: bool) -> _Corpus:
+        if not trained_before and _unsure(inputs, share, needs):
+            from apprentice_pipeline.stages.holdout import count_sides  # `status` seldom needs it
+
+            sides = count_sides(workspace, tenant, namespace, once_verified=once_verified)
+            if sides is not None:
+                return _Corpus(*sides, exact=True)
+        return _Corpus(round(inputs * (1 - share)), round(inputs * share), exact=False)
+
+    now = corpus(counts.inputs, once_verified=False)
+    if not counts.unverified_days:
+        return now, now
+    return now, corpus(counts.hopeful_inputs, once_verified=True)
+
+
+def _needs(config: Config, namespace: str) -> tuple[int, int]:
+    """Train and holdout rows of a first training."""
+    return config.first_training_needs(namespace), config.kscore.min_holdout
+
+
+def _unsure(inputs: int, share: float, needs: tuple[int, int]) -> bool:
+    """Whether expectations cannot tell if that many inputs are enough on both sides."""
+    if inputs == 0:
+        return False
+    band = BAND * math.sqrt(inputs * share * (1 - share)) + 1
+    spare = min(inputs * (1 - share) - needs[0], inputs * share - needs[1])
+    return spare >= -band and (spare <= band or inputs <= FEW)
 
 
 def _judged(
@@ -129,50 +209,52 @@ def _judged(
     tenant: str,
     namespace: str,
     counts: StreamCounts,
+    corpora: tuple[_Corpus, _Corpus],
     *,
     trained_before: bool,
     scored_at_us: int,
 ) -> Readiness:
-    share = config.distill.holdout_fraction
-    inputs, days = counts.inputs, counts.unverified_days
-    train, holdout = round(inputs * (1 - share)), round(inputs * share)
-    new_train = round(counts.new_inputs * (1 - share)) if trained_before else train
-    needs = config.first_training_needs(namespace)
+    now, later = corpora
+    share, needs = config.distill.holdout_fraction, _needs(config, namespace)
     batch = config.local.fine_tune_batch_size
+    new_train = round(counts.new_inputs * (1 - share)) if trained_before else now.train
+    new_later = round(counts.hopeful_new_inputs * (1 - share)) if trained_before else batch
     missing = {
-        f"train pairs {train} of {needs}": (needs - train) / (1 - share),
-        f"holdout pairs {holdout} of {config.kscore.min_holdout}": (
-            config.kscore.min_holdout - holdout
-        )
-        / share,
+        f"train pairs {now.train} of {needs[0]}": (needs[0] - now.train) / (1 - share),
+        f"holdout pairs {now.holdout} of {needs[1]}": (needs[1] - now.holdout) / share,
     }
-    enough = all(value <= 0 for value in missing.values())
     if trained_before:
         missing = {f"new train pairs {new_train} of {batch}": (batch - new_train) / (1 - share)}
     words, lacking = max(missing.items(), key=lambda item: item[1])
-    ready = enough and lacking <= 0
-    pending = sum(count for _, count in days)
+    ready = now.enough(needs) and lacking <= 0
+    ready_later = later.enough(needs) and new_later >= batch
+    pending = sum(count for _, count in counts.unverified_days)
     if pending and lacking > 0:
         words += f"; {pending} pairs wait for verification"
     eta, low, high = _eta(max(0.0, lacking - pending), counts)
+    worthwhile = ready or (pending > 0 and ready_later)
     return Readiness(
         tenant=tenant,
         namespace=namespace,
         pairs=counts.pairs,
         verified=counts.verified,
-        unverified_days=days,
-        train=train,
-        holdout=holdout,
+        unverified_days=counts.unverified_days,
+        train=now.train,
+        holdout=now.holdout,
         new_train=new_train,
         trained_before=trained_before,
-        ready_to_distill_at=batch if trained_before else needs,
+        ready_to_distill_at=batch if trained_before else needs[0],
         binding="ready to distill" if ready else words,
         ready=ready,
-        enough=enough,
+        enough=now.enough(needs),
         eta_days=eta,
         eta_low=low,
         eta_high=high,
-        evidence=f"{scored_at_us}:{inputs // batch}",
+        evidence=f"{scored_at_us}:{counts.inputs // batch}",
+        exact=now.exact,
+        enough_once_verified=later.enough(needs),
+        ready_once_verified=ready_later,
+        next_step=f"apprentice distill --namespace {namespace}" if worthwhile else "",
     )
 
 
@@ -195,34 +277,49 @@ def _eta(lacking: float, counts: StreamCounts) -> tuple[float | None, float | No
 
 @dataclass(frozen=True, slots=True)
 class StandingAlarm:
-    """A drift alarm of a stream that nothing has answered yet."""
+    """An alarm of a stream's controller that nothing has ended yet.
+
+    `fresh`: holdout rows expected since, to judge it by. `confirmed`: the champion in service was
+    judged for this very alarm, and it was right. `evidence` names the batch of inputs at hand.
+    """
 
     tenant: str
     namespace: str
     kind: str
     at_us: int
+    fresh: int
     confirmed: bool
+    evidence: str
 
 
 def drift_alarms(workspace: Workspace) -> list[StandingAlarm]:
-    """Streams whose controller coaches or is suspended; confirmed once re-evaluated since."""
-    from apprentice_pipeline.routing.champion import control_of  # `status` needs none of it
+    """Streams whose controller coaches or is suspended, each since its own alarm sounded."""
+    return [
+        alarm
+        for champion in workspace.state.champions()
+        if (alarm := _alarm(workspace, champion)) is not None
+    ]
 
-    found = []
-    for champion in workspace.state.champions():
-        state = control_of(workspace.state.control(champion.tenant, champion.namespace))
-        if not state.coaching and state.phase != "suspended":
-            continue
-        scored = load_if_any(workspace, champion.tenant, champion.namespace, ScoredAdapter)
-        since = state.since_us if state.phase == "suspended" else champion.at_us
-        confirmed = scored is not None and scored.at_us > since and not scored.passed
-        found.append(
-            StandingAlarm(
-                tenant=champion.tenant,
-                namespace=champion.namespace,
-                kind=state.coaching or str(state.phase),
-                at_us=since,
-                confirmed=confirmed,
-            )
-        )
-    return found
+
+def _alarm(workspace: Workspace, champion: ChampionRecord) -> StandingAlarm | None:
+    from apprentice_pipeline.routing.champion import control_of, in_force  # `status` needs neither
+
+    tenant, namespace = champion.tenant, champion.namespace
+    control = control_of(workspace.state.control(tenant, namespace))
+    at_us = control.alarm_at_us
+    if at_us is None or not in_force(control, champion):
+        return None
+    judged = load_if_any(workspace, tenant, namespace, Reevaluated)
+    counts = stream_counts(workspace, tenant, namespace, since_us=at_us, recent_us=0)
+    share = workspace.config.distill.holdout_fraction
+    return StandingAlarm(
+        tenant=tenant,
+        namespace=namespace,
+        kind=control.coaching or str(control.phase),
+        at_us=at_us,
+        fresh=round(counts.hopeful_new_inputs * share),
+        confirmed=judged is not None
+        and (judged.alarm_at_us, judged.digest) == (at_us, champion.digest)
+        and judged.confirmed,
+        evidence=str(counts.inputs // workspace.config.local.fine_tune_batch_size),
+    )

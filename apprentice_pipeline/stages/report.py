@@ -177,7 +177,7 @@ def _traffic(
 
 def _next_step(state: ControlState, found: Readiness, namespace: str) -> str:
     if state.phase == "collect":
-        if found.enough:
+        if found.enough or found.enough_once_verified:
             return f"apprentice distill --namespace {namespace}"
         return f"keep capturing: {found.binding}"
     if state.phase == "shadow":

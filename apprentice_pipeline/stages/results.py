@@ -26,7 +26,11 @@ Result = TypeVar("Result")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FrozenCorpus:
-    """The `holdout_split` stage's result: a sealed manifest and what it holds."""
+    """The `holdout_split` stage's result: a sealed manifest and what it holds.
+
+    `leaked` counts inputs that stand on both sides, `disagreeing_inputs` those of all `inputs`
+    whose answers contradict each other.
+    """
 
     root: str
     path: str
@@ -37,6 +41,8 @@ class FrozenCorpus:
     disagreeing_share: float
     leaked: int
     at_us: int
+    inputs: int = 0
+    disagreeing_inputs: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -104,12 +110,27 @@ class RegisteredModel:
     at_us: int
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Reevaluated:
+    """What came of the newest re-evaluation: of which alarm and which artifact, on how many rows,
+    the correlation and the level it needed."""
+
+    alarm_at_us: int
+    digest: str
+    rows: int
+    kappa: float
+    needed: float
+    confirmed: bool
+    at_us: int
+
+
 _MADE_BY = {
     FrozenCorpus: "holdout_split",
     TrainedAdapter: "lora_adapter",
     ScoredAdapter: "kscore_eval",
     SignedArtifact: "signed_artifact",
     RegisteredModel: "registered_model",
+    Reevaluated: "reevaluation",
 }
 
 
@@ -177,15 +198,19 @@ def append_records(workspace: Workspace, tenant: str, records: Sequence[Record])
 
 @contextlib.contextmanager
 def exclusively(workspace: Workspace, tenant: str, namespace: str) -> Iterator[None]:
-    """Holds the namespace's training lock. Raises: DistillError for a second run at once."""
+    """Holds the stream for a whole run: corpus, adapter, score and artifact belong together.
+
+    The lock ends with the process, however that ends. Raises: DistillError for a second run.
+    """
     workspace.home.run.mkdir(parents=True, exist_ok=True, mode=0o700)
     with open(workspace.home.run / f"distill-{tenant}.{namespace}.lock", "wb") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise DistillError(
-                f"{tenant}.{namespace} is being distilled by another run",
-                remedy="wait for it to end; `apprentice status` shows when",
+                f"{tenant}.{namespace} is being distilled or evaluated by another run",
+                remedy="wait for it to end, then run the command again; Dagster (`apprentice dev`) "
+                "shows how far it is",
             ) from None
         yield
 

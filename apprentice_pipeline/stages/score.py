@@ -22,7 +22,8 @@ from apprentice_pipeline.evaluate.holdout import Evaluation, measure
 from apprentice_pipeline.evaluate.kscore import EvalRow, ScoreInputs, k_score
 from apprentice_pipeline.evaluate.student import Student
 from apprentice_pipeline.records import now_us
-from apprentice_pipeline.stages import calibration, holdout
+from apprentice_pipeline.routing import calibration
+from apprentice_pipeline.stages import holdout
 from apprentice_pipeline.stages.artifact import champion_artifact
 from apprentice_pipeline.stages.judging import evaluator_of
 from apprentice_pipeline.stages.results import (
@@ -50,11 +51,8 @@ def evaluate_adapter(
     *,
     progress: Progress = lambda *_: None,
 ) -> ScoredAdapter:
-    """Scores the newest adapter; the record holds the gate's decision, nothing raises for it.
-
-    The corpus may be newer than the adapter (a drift alarm's re-evaluation): an input never moves
-    from one side of the split to the other, so the adapter has seen nothing of this holdout.
-    """
+    """Scores the newest adapter on its corpus's holdout; the record holds the gate's decision,
+    nothing raises for it."""
     frozen = load(workspace, tenant, namespace, FrozenCorpus)
     trained = load(workspace, tenant, namespace, TrainedAdapter)
     corpus = holdout.reload(workspace, tenant, namespace, frozen).corpus

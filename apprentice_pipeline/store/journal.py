@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from sqlalchemy import Row, func, select, update
+from sqlalchemy import Connection, Row, func, select, update
 
 from apprentice_pipeline.errors import StoreError
 from apprentice_pipeline.store.database import Database
@@ -20,6 +20,8 @@ from apprentice_pipeline.store.schema import ALERTS, COUNTERS, JOBS, TOMBSTONES
 
 ALERT_WINDOW_US: Final = 3_600_000_000
 """Alerts of one kind within an hour are one alert, counted."""
+ACTIVE: Final = ("queued", "running")
+"""States of a job that is not at its end."""
 MAX_LOG: Final = 200_000
 """Characters of a job's log that are kept, the newest."""
 _ID_CHUNK: Final = 500
@@ -117,7 +119,40 @@ def create_job(
     now_us: int,
 ) -> Job:
     """See `State.create_job`."""
-    job = Job(
+    job = _new(tenant, namespace, kind, request, now_us)
+    with database.write() as connection:
+        _insert(connection, job)
+    return job
+
+
+def start_job(
+    database: Database,
+    *,
+    tenant: str,
+    namespace: str,
+    kind: str,
+    request: Mapping[str, Any],
+    now_us: int,
+) -> tuple[Job, bool]:
+    """See `State.start_job`."""
+    under_way = select(JOBS).where(
+        JOBS.c.tenant == tenant,
+        JOBS.c.namespace == namespace,
+        JOBS.c.kind == kind,
+        JOBS.c.state.in_(ACTIVE),
+    )
+    newest_first = under_way.order_by(JOBS.c.created_at_us.desc()).limit(1)
+    with database.write(f"jobs/{kind}/{tenant}/{namespace}") as connection:
+        row = connection.execute(newest_first).first()
+        if row is not None:
+            return _job(row), False
+        job = _new(tenant, namespace, kind, request, now_us)
+        _insert(connection, job)
+    return job, True
+
+
+def _new(tenant: str, namespace: str, kind: str, request: Mapping[str, Any], now_us: int) -> Job:
+    return Job(
         id=f"job_{uuid.uuid4().hex}",
         tenant=tenant,
         namespace=namespace,
@@ -129,22 +164,14 @@ def create_job(
         created_at_us=now_us,
         updated_at_us=now_us,
     )
-    with database.write() as connection:
-        connection.execute(
-            JOBS.insert().values(
-                id=job.id,
-                tenant=tenant,
-                namespace=namespace,
-                kind=kind,
-                state=job.state,
-                request=json.dumps(job.request),
-                result="{}",
-                log="",
-                created_at_us=now_us,
-                updated_at_us=now_us,
-            )
-        )
-    return job
+
+
+def _insert(connection: Connection, job: Job) -> None:
+    values = asdict(job) | {
+        "request": json.dumps(job.request),
+        "result": json.dumps(job.result),
+    }
+    connection.execute(JOBS.insert().values(values))
 
 
 def update_job(

@@ -48,14 +48,17 @@ class StreamCounts:
     """A stream's pairs: all, those whose newest verdict trusts them, and by day.
 
     `inputs` are distinct among the trusted, `new_inputs` among those of them that came after
-    `since_us`, `recent` among all that came after `recent_us`. `unverified_days`: pairs that no
-    verifier has seen, by the date they came.
+    `since_us`, `recent` among all that came after `recent_us`. `hopeful_inputs` and
+    `hopeful_new_inputs` count those that no verifier has seen as well, `unverified_days` are the
+    pairs of these, by the date they came.
     """
 
     pairs: int = 0
     verified: int = 0
     inputs: int = 0
     new_inputs: int = 0
+    hopeful_inputs: int = 0
+    hopeful_new_inputs: int = 0
     recent: int = 0
     first_at_us: int = 0
     unverified_days: tuple[tuple[str, int], ...] = ()
@@ -213,6 +216,7 @@ def _read_off(kept: _Kept, sample: pl.DataFrame, since_us: int, recent_us: int) 
 
     each = 1 << (_HASH_BITS - kept.bits)
     trusted = sample.filter(pl.col("verdict").is_in(_TRUSTED))
+    hopeful = sample.filter(pl.col("verdict").is_null() | pl.col("verdict").is_in(_TRUSTED))
 
     def distinct(rows: pl.DataFrame, after_us: int) -> int:
         return rows.filter(pl.col("created_at_us") > after_us)["hash"].n_unique() * each
@@ -222,6 +226,8 @@ def _read_off(kept: _Kept, sample: pl.DataFrame, since_us: int, recent_us: int) 
         verified=kept.verified,
         inputs=trusted["hash"].n_unique() * each,
         new_inputs=distinct(trusted, since_us),
+        hopeful_inputs=hopeful["hash"].n_unique() * each,
+        hopeful_new_inputs=distinct(hopeful, since_us),
         recent=distinct(sample, recent_us),
         first_at_us=kept.first_at_us,
         unverified_days=tuple(

@@ -315,6 +315,20 @@ class State:
             now_us=now_us,
         )
 
+    def start_job(
+        self, *, tenant: str, namespace: str, kind: str, request: Mapping[str, Any], now_us: int
+    ) -> tuple[Job, bool]:
+        """The job of this kind that is queued or running in the stream, else a new one; and
+        whether it is new. Of two that ask at once, one gets a new job and the other gets that."""
+        return journal.start_job(
+            self._database,
+            tenant=tenant,
+            namespace=namespace,
+            kind=kind,
+            request=request,
+            now_us=now_us,
+        )
+
     def update_job(
         self,
         job_id: str,

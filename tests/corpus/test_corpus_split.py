@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apprentice_pipeline.corpus import build_corpus, check_leakage
+from apprentice_pipeline.corpus.building import shared_inputs
 from apprentice_pipeline.corpus.rows import Corpus
 from apprentice_pipeline.corpus.split import fold, side_of, split_input
 from apprentice_pipeline.errors import Leakage, TooFewPairs
@@ -151,3 +152,14 @@ def test_too_few_pairs_are_refused_with_the_counts(make_pair: MakePair) -> None:
             min_holdout=100,
             **KEYS,
         )
+
+
+def test_a_frozen_manifest_tells_of_inputs_on_both_sides(make_pair: MakePair) -> None:
+    """Counted from what was frozen: a row that was put on the other side is found."""
+    pairs = [make_pair(f"question {n}", "answer", n) for n in range(40)]
+    keys = {pair.pair_id: pair.dedup_key for pair in pairs}
+    manifest = corpus_of(pairs).manifest
+    assert shared_inputs(manifest, keys) == 0
+    train, holdout = manifest.train[0], manifest.holdout[0]
+    assert shared_inputs(manifest, {**keys, train.pair_id: keys[holdout.pair_id]}) == 1
+    assert shared_inputs(manifest, {}) == 0

@@ -193,7 +193,7 @@ def test_the_sensor_asks_for_verification_then_training_and_for_each_once(
     assert not third.dynamic_partitions_requests
 
 
-def test_two_days_of_a_stream_are_two_partitions_that_a_backfill_runs(
+def test_two_days_of_a_stream_are_two_partitions_and_none_is_verified_twice(
     pipeline: Pipeline, opened: dg.DagsterInstance, captured: Callable[..., Any]
 ) -> None:
     exchanges = [
@@ -228,13 +228,13 @@ def test_the_schedules_ask_for_what_is_due(
 ) -> None:
     exchanges = captured(pipeline.workspace, 100)
     days = {date_of(each.created_at_us) for each in exchanges}
-    monday = datetime(2026, 11, 23, 4, 20, tzinfo=UTC)
+    moment = datetime.now(UTC).replace(minute=20)
     repository = build_defs(pipeline=pipeline).get_repository_def()
 
     def due(schedule: Any) -> list[dg.RunRequest]:
         with dg.build_schedule_context(
             instance=opened,
-            scheduled_execution_time=monday,
+            scheduled_execution_time=moment,
             resources={"pipeline": pipeline},
             repository_def=repository,
         ) as context:
@@ -253,11 +253,11 @@ def test_the_schedules_ask_for_what_is_due(
     assert due(automation.verification_schedule) == []
     (retraining,) = due(automation.retrain_schedule)
     assert (retraining.run_key, retraining.partition_key) == (
-        "2026-W48:default.tickets",
+        f"{moment:%G-W%V}:default.tickets",
         "default.tickets",
     )
     (compaction,) = due(automation.compaction_schedule)
-    assert compaction.run_key == "2026-11-23"
+    assert compaction.run_key == f"{moment:%Y-%m-%d}"
 
 
 def test_compaction_runs_as_a_job_and_applies_retention(
@@ -315,10 +315,33 @@ def test_a_failure_carries_the_remedy_into_dagster_and_back_out(
     assert data.user_failure_data.metadata["remedy"].value == refusal.value.remedy
 
 
-def test_days_reach_from_the_first_captures_to_today() -> None:
+def test_days_reach_from_before_any_import_to_today() -> None:
     from apprentice_pipeline.orchestration.partitions import DAYS
 
     today = datetime.now(UTC).date()
     keys = DAYS.get_partition_keys()
-    assert keys[0] == "2024-01-01"
-    assert {str(today), str(today - timedelta(days=1))} < set(keys)
+    assert (keys[0], keys[-1]) == ("2015-01-01", str(today))
+    assert str(today - timedelta(days=1)) in keys
+
+
+def test_pairs_of_a_date_without_a_partition_are_left_out_and_said(
+    pipeline: Pipeline, opened: dg.DagsterInstance, captured: Callable[..., Any]
+) -> None:
+    """History from 2020 is verified; what a wrong clock dated stops nothing."""
+    from apprentice_pipeline.errors import TooFewPairs
+    from apprentice_pipeline.orchestration.runs import distill
+
+    years = {2020: 3, 1999: 2, datetime.now(UTC).year + 2: 4}
+    skip = 0
+    for year, number in years.items():
+        ago = datetime.now(UTC) - datetime(year, 3, 1, tzinfo=UTC)
+        captured(pipeline.workspace, number, skip=skip, ago_us=int(ago.total_seconds()) * 1_000_000)
+        skip += number
+    with pytest.raises(TooFewPairs, match="9 pairs, 3 verified"):
+        distill(pipeline, "default", "tickets")
+    (alert,) = pipeline.workspace.state.alerts("default")
+    assert "6 pairs dated before 2015-01-01 or in the future" in alert.message
+    skipped = look(pipeline, opened)
+    assert not skipped.run_requests
+    assert skipped.skip_reason is not None
+    assert "6 pairs dated before" in str(skipped.skip_reason.skip_message)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from apprentice_pipeline.control.events import Phase
 from apprentice_pipeline.errors import ArtifactError, RegistryError
+from apprentice_pipeline.registry import Registry
+from apprentice_pipeline.routing import following
 from apprentice_pipeline.routing.champion import control_of
 from apprentice_pipeline.stages import artifact, promotion, report
 
@@ -58,17 +62,40 @@ def test_what_a_person_moves_in_mlflow_is_followed(two: Any) -> None:
 
     client = MlflowClient(two.registry.tracking_uri, two.registry.tracking_uri)
     client.set_registered_model_alias("default.tickets", "champion", "1")
-    promotion.follow_registry(two.workspace)
+    following.follow_registry(two.workspace)
     assert in_service(two)[0] == 1
     client.delete_registered_model_alias("default.tickets", "champion")
-    promotion.follow_registry(two.workspace)
+    following.follow_registry(two.workspace)
     assert two.workspace.state.champion(*STREAM) is None
     assert control_of(two.workspace.state.control(*STREAM)).phase == "collect"
 
 
+def test_version_1_of_a_registry_made_anew_begins_in_shadow_like_any_other(
+    distilled: Any, fork: Callable[..., Any], tmp_path: Path
+) -> None:
+    """The number is the same, the artifact is not: nothing proven of the old one carries over."""
+    home = fork(distilled)
+    with home.pipeline() as pipeline:
+        state = pipeline.workspace.state
+
+        def serving(text: str | None) -> str:
+            return replace(control_of(text), phase=Phase.SERVE, n=500).to_json()
+
+        state.update_control(*STREAM, serving)
+        following.follow_registry(pipeline.workspace)
+        assert in_service(pipeline) == (1, "serve")
+        signed = artifact.pack_and_sign(pipeline.workspace, *STREAM)
+        anew = Registry.at(tmp_path / "mlflow")
+        assert promotion.register(pipeline.workspace, anew, *STREAM).version == 1
+        assert in_service(pipeline) == (1, "shadow")
+        control = control_of(state.control(*STREAM))
+    assert control.champion is not None
+    assert (control.champion.digest, control.n) == (signed.digest, 0)
+
+
 def test_a_revoked_champion_serves_no_longer(two: Any) -> None:
     two.registry.revoke(*STREAM, 2, reason="found wanting")
-    promotion.follow_registry(two.workspace)
+    following.follow_registry(two.workspace)
     assert two.workspace.state.champion(*STREAM) is None
 
 
@@ -125,7 +152,7 @@ def test_one_refused_stream_keeps_no_other_from_following(two: Any) -> None:
     two.registry.promote("default", "another")
     two.registry.rollback(*STREAM)
     with pytest.raises(ArtifactError, match=r"not default\.another"):
-        promotion.follow_registry(two.workspace)
+        following.follow_registry(two.workspace)
     assert in_service(two)[0] == 1
     assert two.workspace.state.champion("default", "another") is None
 
@@ -140,7 +167,7 @@ def test_under_review_a_new_version_waits_for_a_person(
         registered = promotion.register(pipeline.workspace, pipeline.registry, *STREAM)
         assert (registered.version, registered.alias) == (2, "challenger")
         assert in_service(pipeline)[0] == 1
-        promotion.follow_registry(pipeline.workspace)
+        following.follow_registry(pipeline.workspace)
         assert in_service(pipeline)[0] == 1
         assert promotion.promote(pipeline.workspace, *STREAM, None).version == 2
         assert in_service(pipeline)[0] == 2
@@ -151,5 +178,5 @@ def test_a_fresh_home_has_nothing_to_promote(workspace: Any) -> None:
         with pytest.raises(RegistryError) as refusal:
             move(workspace, *STREAM, None)
         assert refusal.value.remedy
-    promotion.follow_registry(workspace)
+    following.follow_registry(workspace)
     assert artifact.champion_artifact(workspace, *STREAM) is None

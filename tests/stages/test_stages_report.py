@@ -11,7 +11,7 @@ import pytest
 
 from apprentice_pipeline.errors import TooFewPairs
 from apprentice_pipeline.records import Verdict, now_us
-from apprentice_pipeline.stages import readiness, report, verification
+from apprentice_pipeline.stages import holdout, readiness, report, verification
 from apprentice_pipeline.stages.results import append_records
 
 pytestmark = pytest.mark.timeout(1_200)
@@ -75,6 +75,64 @@ def test_equal_inputs_count_once_towards_training(home: Any, captured: Callable[
         stream = readiness.of_stream(workspace, "default", "tickets")
     assert (stream.pairs, stream.verified) == (60, 60)
     assert stream.train + stream.holdout == 30
+
+
+def test_pairs_that_wait_for_verification_are_worth_distilling(
+    home: Any, captured: Callable[..., Any]
+) -> None:
+    """`apprentice distill` verifies them first, so that is the next step."""
+    home.configure(SMALL + "\nverify: {fraction: 0}")
+    with home.open() as workspace:
+        captured(workspace, 40)
+        early = readiness.of_stream(workspace, "default", "tickets")
+        assert (early.worth_verifying, early.enough_once_verified) == (False, False)
+        assert "next:" not in early.text()
+        captured(workspace, 60, skip=40)
+        waiting = readiness.of_stream(workspace, "default", "tickets")
+        (stream,) = report.status(workspace, "default").streams
+        with pytest.raises(TooFewPairs, match="100 pairs wait for verification"):
+            readiness.require_ready(waiting)
+        readiness.require_ready(waiting, once_verified=True)
+    assert (waiting.ready, waiting.enough, waiting.worth_verifying) == (False, False, True)
+    assert waiting.text().endswith("; next: apprentice distill --namespace tickets")
+    assert stream.next_step == "apprentice distill --namespace tickets"
+
+
+@pytest.mark.parametrize("namespace", ["tickets", "mail", "orders", "claims"])
+@pytest.mark.parametrize("number", [67, 71, 75, 79, 83])
+def test_what_is_called_ready_near_the_threshold_is_not_refused_for_a_count(
+    home: Any, captured: Callable[..., Any], number: int, namespace: str
+) -> None:
+    """The split is drawn by hash: inputs × share is right on average only."""
+    home.configure(SMALL + "\nverify: {fraction: 0}")
+    with home.open() as workspace:
+        captured(workspace, number, namespace=namespace)
+        hoped = readiness.of_stream(workspace, "default", namespace)
+        verify_all(workspace, namespace)
+        stream = readiness.of_stream(workspace, "default", namespace)
+        assert (stream.exact, stream.ready) == (True, hoped.ready_once_verified)
+        if stream.ready:
+            frozen = holdout.freeze(workspace, "default", namespace)
+            assert (frozen.train, frozen.holdout) == (stream.train, stream.holdout)
+        else:
+            refusal = f"{stream.train} of 60 train pairs and {stream.holdout} of 10 verified"
+            with pytest.raises(TooFewPairs, match=refusal):
+                holdout.freeze(workspace, "default", namespace)
+
+
+def test_inputs_that_are_no_text_are_not_counted_as_ready(
+    home: Any, captured: Callable[..., Any]
+) -> None:
+    home.configure(SMALL + "\nverify: {fraction: 0}")
+    with home.open() as workspace:
+        captured(workspace, 50)
+        blocks = [{"type": "tool_use", "id": "t", "name": "look", "input": {}}]
+        captured(workspace, 150, skip=50, output=blocks)
+        verify_all(workspace)
+        stream = readiness.of_stream(workspace, "default", "tickets")
+    assert stream.verified > 60
+    assert (stream.ready, stream.exact) == (False, True)
+    assert stream.train + stream.holdout == 50
 
 
 def test_a_quarantined_pair_is_no_training_pair_and_the_newest_verdict_counts(

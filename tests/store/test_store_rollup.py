@@ -57,6 +57,7 @@ def test_a_stream_s_pairs_by_verdict_and_day(
     found = counts(workspace, since_us=made[2].created_at_us, recent_us=made[3].created_at_us)
     assert (found.pairs, found.verified, found.inputs) == (7, 5, 5)
     assert (found.new_inputs, found.recent) == (3, 2)
+    assert (found.hopeful_inputs, found.hopeful_new_inputs) == (5, 3)
     assert found.first_at_us == made[0].created_at_us
     assert found.unverified_days == (("2025-10-11", 1),)
 

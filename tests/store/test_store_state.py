@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -246,6 +247,25 @@ def test_a_job_moves_on_and_keeps_its_log(state: State) -> None:
     assert state.job(job.id, tenant="umbrella") is None
     with pytest.raises(StoreError):
         state.update_job("job_none", now_us=5)
+
+
+def test_of_many_that_start_a_job_at_once_one_does(state: State) -> None:
+    """And once it is at its end, another may be started; other streams have their own."""
+
+    def start(namespace: str) -> tuple[str, bool]:
+        job, new = state.start_job(
+            tenant="acme", namespace=namespace, kind="distill", request={}, now_us=1
+        )
+        return job.id, new
+
+    with ThreadPoolExecutor(8) as pool:
+        started = list(pool.map(start, ["tickets"] * 8))
+    assert len({job_id for job_id, _ in started}) == 1
+    assert sum(new for _, new in started) == 1
+    assert start("mail")[1]
+    state.update_job(started[0][0], state="failed", now_us=2)
+    again, new = start("tickets")
+    assert (new, again != started[0][0]) == (True, True)
 
 
 def test_jobs_are_listed_newest_first_by_tenant(state: State) -> None:

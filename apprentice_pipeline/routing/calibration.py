@@ -12,7 +12,7 @@ from apprentice_pipeline.control.risk import Certificate
 from apprentice_pipeline.control.state import ControlState
 from apprentice_pipeline.records import now_us
 from apprentice_pipeline.routing.champion import control_of
-from apprentice_pipeline.stages.artifact import verify_file
+from apprentice_pipeline.serving.champions import Wanted, trusted_by, verified_champion
 from apprentice_pipeline.store.state import ChampionRecord
 from apprentice_pipeline.store.workspace import Workspace
 
@@ -61,14 +61,19 @@ def _recalibrate(workspace: Workspace, champion: ChampionRecord, state: ControlS
 
 
 def _calibration_rows(workspace: Workspace, champion: ChampionRecord) -> list[tuple[float, float]]:
-    """(confidence, score) of the champion's verified holdout and of its sampled comparisons."""
-    artifact = verify_file(workspace, champion.path)
+    """(confidence, score) of the champion's verified holdout and of its sampled comparisons.
+
+    Those since it took over: an older artifact may have had its version number.
+    """
+    artifact = verified_champion(Wanted.of(champion), trusted_by(workspace))
     held = [(r["confidence"], r["score"]) for r in artifact.evals["rows"] if r["verified"]]
     sampled = workspace.lake.sql(
         champion.tenant,
         "select confidence, score from comparisons "
-        "where namespace = $namespace and version = $version and sampled",
+        "where namespace = $namespace and version = $version and sampled "
+        "and created_at_us >= $since",
         namespace=champion.namespace,
         version=champion.version,
+        since=champion.at_us,
     )
     return held + [(row["confidence"], row["score"]) for row in sampled]
