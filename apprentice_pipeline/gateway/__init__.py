@@ -1,10 +1,11 @@
 """The gateway: providers' APIs passed through and captured, and the product's own HTTP routes.
 
     app        the ASGI application: captures to the hot path, all else to the control plane
-    capture    one call through: admit, forward, tee, commit, release
-    upstream   the client of the providers;  headers, encodings: what passes and how it is read
+    capture    one call through: admit, forward;  relay: tee, commit, release
+    upstream   the client of the providers, over connections;  headers: what passes
     local      answers of the local model in the provider's shape
-    access     who may do what;  recording, tally, metrics: what is kept of it
+    access     who may do what;  tally, metrics: what is counted
+    recording  hands the bytes of a call over;  reading, writer: what they were, in another process
     routes, jobs, exports   the control plane
     server, worker   the processes
 

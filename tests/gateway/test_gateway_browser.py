@@ -41,6 +41,7 @@ class Site:
         self.kinds: set[str] = set()
         self.reports: dict[str, dict[str, str]] = {}
         self.rebind = threading.Event()
+        self.rebound = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.port = self._server.server_port
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -57,6 +58,7 @@ class Site:
                     site.reports[query["name"][0]] = json.loads(body)
                 elif asked.path == "/rebind":
                     site.rebind.set()
+                    site.rebound.wait(30)
                 elif self.command != "OPTIONS":
                     site.kinds |= set(query.get("kind", ()))
                 self.send_response(200)
@@ -88,6 +90,7 @@ class Rebinding:
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port = self._socket.getsockname()[1]
         self._before: list[socket.socket] = []
+        self._lock = threading.Lock()
         threading.Thread(target=self._listen, daemon=True).start()
         threading.Thread(target=self._switch, daemon=True).start()
 
@@ -95,19 +98,22 @@ class Rebinding:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._socket.accept()
-                rebound = self._site.rebind.is_set()
-                port = self._gateway_port if rebound else self._site.port
-                server = socket.create_connection(("127.0.0.1", port))
-                if not rebound:
-                    self._before += [client, server]
+                with self._lock:
+                    rebound = self._site.rebind.is_set()
+                    port = self._gateway_port if rebound else self._site.port
+                    server = socket.create_connection(("127.0.0.1", port))
+                    if not rebound:
+                        self._before += [client, server]
                 for source, sink in ((client, server), (server, client)):
                     threading.Thread(target=_pump, args=(source, sink), daemon=True).start()
 
     def _switch(self) -> None:
         self._site.rebind.wait()
-        for connection in self._before:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
+        with self._lock:
+            for connection in self._before:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+        self._site.rebound.set()
 
     def close(self) -> None:
         self._site.rebind.set()
