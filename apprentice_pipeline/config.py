@@ -441,6 +441,11 @@ class Config(Section):
         """The declared task of a namespace, None where it only came to exist by capture."""
         return next((task for task in self.tasks if task.name == namespace), None)
 
+    def consents(self, namespace: str) -> bool:
+        """Whether the namespace's pairs may be learnt from."""
+        task = self.task(namespace)
+        return task is None or task.consent
+
     def first_training_needs(self, namespace: str) -> int:
         """Train pairs needed before the first distillation of a namespace."""
         task = self.task(namespace)

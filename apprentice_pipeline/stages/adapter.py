@@ -6,11 +6,12 @@ import dataclasses
 from collections.abc import Callable
 
 from apprentice_pipeline.config import Distill
-from apprentice_pipeline.corpus.rows import weights
 from apprentice_pipeline.distill.base_model import resolve_base
 from apprentice_pipeline.distill.training import LoraSettings, TrainingRow, train_adapter
 from apprentice_pipeline.records import now_us
 from apprentice_pipeline.stages import holdout
+from apprentice_pipeline.stages.coaching import training_weights
+from apprentice_pipeline.stages.consent import require_consent
 from apprentice_pipeline.stages.results import (
     FrozenCorpus,
     TrainedAdapter,
@@ -36,15 +37,18 @@ def train(
     target_bytes: int | None = None,
     progress: Progress = lambda *_: None,
 ) -> TrainedAdapter:
-    """Trains on the newest frozen corpus. Raises: BaseModelMissing, DistillError, StoreError."""
+    """Trains on the newest frozen corpus. Raises: ConsentWithheld, BaseModelMissing, DistillError,
+    StoreError."""
+    require_consent(workspace.config, namespace)
     frozen = load(workspace, tenant, namespace, FrozenCorpus)
     base = resolve_base(base_model or workspace.config.local.base_model)
     corpus = holdout.reload(workspace, tenant, namespace, frozen).corpus
     settings = lora_settings(workspace.config.distill, len(corpus.train))
     folder = work_folder(workspace, tenant, namespace) / f"adapter-{frozen.root[:16]}"
+    drawn = training_weights(workspace, tenant, namespace, corpus.train)
     rows = [
         TrainingRow(messages=tuple(row.messages), completion=row.completion, weight=weight)
-        for row, weight in zip(corpus.train, weights(corpus.train), strict=True)
+        for row, weight in zip(corpus.train, drawn, strict=True)
     ]
     with exclusively(workspace, tenant, namespace):
         report = train_adapter(

@@ -13,6 +13,7 @@ from typing import Any
 from apprentice_pipeline.config import Config
 from apprentice_pipeline.errors import TooFewPairs
 from apprentice_pipeline.records import now_us
+from apprentice_pipeline.stages import coaching, consent
 from apprentice_pipeline.stages.results import ScoredAdapter, TrainedAdapter, load_if_any
 from apprentice_pipeline.store.rollup import StreamCounts, stream_counts
 from apprentice_pipeline.store.workspace import Workspace
@@ -102,18 +103,23 @@ def of_stream(workspace: Workspace, tenant: str, namespace: str) -> Readiness:
             since_us=trained.corpus_at_us if trained else 0,
             recent_us=now_us() - RATE_WINDOW_DAYS * DAY_US,
         )
-    return _judged(
+    stream = _judged(
         workspace.config,
         tenant,
         namespace,
         counts,
+        batch=coaching.retraining_batch(workspace, tenant, namespace),
         trained_before=trained is not None and scored is not None,
         scored_at_us=scored.at_us if scored else 0,
     )
+    return consent.heeded(workspace.config, stream)
 
 
 def require_ready(stream: Readiness) -> None:
-    """Raises: TooFewPairs, with the counts, when even an asked-for training has too little."""
+    """Raises: ConsentWithheld; TooFewPairs, with the counts, when even an asked-for training has
+    too little."""
+    if stream.binding == consent.WITHHELD:
+        raise consent.refusal(stream.namespace)
     if not stream.enough:
         raise TooFewPairs(
             f"{stream.tenant}.{stream.namespace} has {stream.pairs} pairs, {stream.verified} "
@@ -130,6 +136,7 @@ def _judged(
     namespace: str,
     counts: StreamCounts,
     *,
+    batch: int,
     trained_before: bool,
     scored_at_us: int,
 ) -> Readiness:
@@ -138,7 +145,6 @@ def _judged(
     train, holdout = round(inputs * (1 - share)), round(inputs * share)
     new_train = round(counts.new_inputs * (1 - share)) if trained_before else train
     needs = config.first_training_needs(namespace)
-    batch = config.local.fine_tune_batch_size
     missing = {
         f"train pairs {train} of {needs}": (needs - train) / (1 - share),
         f"holdout pairs {holdout} of {config.kscore.min_holdout}": (
@@ -210,6 +216,8 @@ def drift_alarms(workspace: Workspace) -> list[StandingAlarm]:
 
     found = []
     for champion in workspace.state.champions():
+        if not workspace.config.consents(champion.namespace):
+            continue
         state = control_of(workspace.state.control(champion.tenant, champion.namespace))
         if not state.coaching and state.phase != "suspended":
             continue
