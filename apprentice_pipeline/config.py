@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -28,6 +29,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from apprentice_pipeline import parts
 from apprentice_pipeline.records import NAME_PATTERN
 
 
@@ -50,13 +52,13 @@ Usd = Annotated[
     Field(ge=0),
     PlainSerializer(float, return_type=float, when_used="json"),
 ]
+ProviderName = Annotated[str, AfterValidator(lambda name: parts.check_name(parts.PROVIDERS, name))]
 Location = tuple[int | str, ...]
 
 MOST_BOOTSTRAP = 10_000
 """Whoever checks an artifact draws it again, so an artifact may not ask for more."""
-BACKENDS = ("embedded", "ollama", "vllm", "llama_cpp")
-EVALUATORS = ("structured_match", "semantic_similarity", "exact_match", "custom")
-TRAINERS = ("huggingface", "unsloth", "axolotl", "openai")
+OTHER_TRAINERS = ("unsloth", "axolotl", "openai")
+"""Names of `fine_tune_backend` that an installed package must register before one can train."""
 FieldType = Literal["str", "int", "float", "bool", "dict", "list", "any"]
 
 
@@ -184,7 +186,7 @@ class Task(Section):
     @field_validator("evaluator")
     @classmethod
     def _evaluator(cls, evaluator: str) -> str:
-        return _known_or_dotted(evaluator, EVALUATORS)
+        return parts.check_name(parts.EVALUATORS, evaluator)
 
     @classmethod
     def across(cls, given: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
@@ -200,7 +202,7 @@ class Task(Section):
 class Provider(Section):
     """A remote model and where its key is found."""
 
-    provider: Literal["anthropic", "openai", "gemini"]
+    provider: ProviderName
     model: str
     api_key_env: str
 
@@ -225,7 +227,7 @@ class Endpoints(Section):
 class Remote(Section):
     """The frontier: which model answers `run`, and where providers live."""
 
-    provider: Literal["anthropic", "openai", "gemini"] = "anthropic"
+    provider: ProviderName = "anthropic"
     model: str = "claude-sonnet-4-5-20250929"
     api_key_env: str = "ANTHROPIC_API_KEY"
     additional_providers: tuple[Provider, ...] = ()
@@ -254,12 +256,12 @@ class Local(Section):
     @field_validator("fine_tune_backend")
     @classmethod
     def _trainer(cls, trainer: str) -> str:
-        return _known_or_dotted(trainer, TRAINERS)
+        return parts.check_name(parts.TRAINERS, trainer, OTHER_TRAINERS)
 
     @field_validator("backend")
     @classmethod
     def _backend(cls, backend: str) -> str:
-        return _known_or_dotted(backend, BACKENDS)
+        return parts.check_name(parts.BACKENDS, backend)
 
 
 class Sampling(Section):
@@ -456,11 +458,3 @@ class Config(Section):
 def config_document(config: Config) -> dict[str, Any]:
     """The effective configuration as plain JSON values."""
     return config.model_dump(mode="json")
-
-
-def _known_or_dotted(name: str, known: tuple[str, ...]) -> str:
-    """A built-in name, or `package.module:attribute` for a plug-in. Raises: ValueError."""
-    if name in known or ":" in name:
-        return name
-    choices = ", ".join(known)
-    raise ValueError(f"choose one of {choices}, or name a plug-in as package.module:attribute")

@@ -16,7 +16,7 @@ from apprentice_pipeline.orchestration.automation import pair_threshold_sensor
 from apprentice_pipeline.orchestration.definitions import build_defs
 from apprentice_pipeline.orchestration.partitions import stream_day_key, stream_key, stream_of
 from apprentice_pipeline.orchestration.pipeline import Pipeline
-from apprentice_pipeline.stages import readiness
+from apprentice_pipeline.stages import adapter, readiness
 from apprentice_pipeline.stages.results import (
     RegisteredModel,
     ScoredAdapter,
@@ -61,6 +61,7 @@ def distill(pipeline: Pipeline, tenant: str, namespace: str) -> RegisteredModel:
     Raises: the ApprenticeError that stopped it: too few pairs, the gate's refusal, a full disk.
     """
     workspace = pipeline.workspace
+    adapter.trainer_name(workspace.config.local, pipeline.base_model)
     with instance(workspace.home.dagster) as opened:
         stream = readiness.of_stream(workspace, tenant, namespace)
         opened.add_dynamic_partitions("streams", [stream_key(tenant, namespace)])
