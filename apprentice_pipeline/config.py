@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -74,6 +74,10 @@ def _at(faults: list[InitErrorDetails]) -> set[Location]:
 
 def _as_detail(where: Location, words: str) -> InitErrorDetails:
     return InitErrorDetails(type=PydanticCustomError("fault", words), loc=where, input=None)
+
+
+def _both(before: Mapping[str, Any], after: Mapping[str, Any], name: str) -> bool:
+    return _is_number(before.get(name)) and _is_number(after.get(name))
 
 
 def _is_number(value: object) -> bool:
@@ -264,13 +268,39 @@ class Local(Section):
         return parts.check_name(parts.BACKENDS, backend)
 
 
+class SamplingStep(Section):
+    """From `at` on, the share `pi` is sampled. `at` is 0 at the coaching trigger, 1 at κ = 1."""
+
+    at: Share
+    pi: Share
+
+
 class Sampling(Section):
-    """How often a served request is also asked remotely."""
+    """How often a served request is also asked remotely.
+
+    `step_table` is what `decay_function: step` reads; empty is the built-in one.
+    """
 
     decay_function: Literal["exponential", "linear", "step"] = "exponential"
+    step_table: tuple[SamplingStep, ...] = ()
     min_floor: Share = 0.02
     window_size: PositiveInt = 100
     trend_sensitivity: Share = 0.05
+
+    @classmethod
+    def across(cls, given: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
+        """Steps climb in `at` and never in `pi`, and are read only where the decay is `step`."""
+        table = given.get("step_table")
+        if not isinstance(table, list | tuple) or not table:
+            return
+        if given.get("decay_function", "exponential") in ("exponential", "linear"):
+            yield ("step_table",), "only decay_function: step reads a table"
+        steps = [_given(step) for step in table]
+        for place, (before, after) in enumerate(pairwise(steps), start=1):
+            if _both(before, after, "at") and not before["at"] < after["at"]:
+                yield ("step_table", place, "at"), "steps must rise: larger than the one before"
+            if _both(before, after, "pi") and before["pi"] < after["pi"]:
+                yield ("step_table", place, "pi"), "no larger than the one before: π never rises"
 
 
 class Capture(Section):

@@ -278,6 +278,24 @@ def test_numbers_are_read_as_everyone_writes_them() -> None:
     assert (config.budget.daily, config.budget.weekly) == (Decimal(10), Decimal("0.3"))
 
 
+def test_a_step_table_rises_in_at_falls_in_pi_and_needs_the_step_decay() -> None:
+    config = parse_config(
+        "sampling: {decay_function: step, step_table: [{at: 0, pi: 1}, {at: 0.5, pi: 0.2}]}",
+        source="x",
+    )
+    assert [(step.at, step.pi) for step in config.sampling.step_table] == [(0, 1), (0.5, 0.2)]
+    faults = faults_of(
+        "sampling:\n"
+        "  step_table:\n"
+        "    - {at: 0, pi: 0.5}\n"
+        "    - {at: 0, pi: 0.6}\n"
+        "    - {at: 1.5}\n"
+    )
+    assert [fault.split(":")[0] for fault in faults] == [f"line {n}" for n in (2, 4, 4, 5, 5)]
+    assert "decay_function: step" in faults[0]
+    assert {"step_table[1].at", "step_table[1].pi"} == {f.split(": ")[1][9:] for f in faults[1:3]}
+
+
 def test_a_time_zone_that_does_not_exist_is_refused() -> None:
     (fault,) = faults_of("budget: {timezone: Mars/Olympus}")
     assert "budget.timezone" in fault
