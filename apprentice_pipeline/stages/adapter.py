@@ -46,7 +46,7 @@ def train(
     local = workspace.config.local
     chosen = trainer_name(local, base_model)
     if chosen != local.fine_tune_backend:
-        progress("train", 0, 1, f"{local.fine_tune_backend} is not installed: {chosen} trains")
+        progress("trainer", 1, 1, f"{local.fine_tune_backend} is not installed: {chosen} trains")
     trainer = trainer_of(chosen)
     base = resolve_base(base_model or local.base_model, local.model_dir)
     corpus = holdout.reload(workspace, tenant, namespace, frozen).corpus
