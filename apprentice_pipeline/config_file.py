@@ -6,6 +6,7 @@ Promise: all faults of a file are reported at once, each with its line.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import yaml
@@ -13,6 +14,17 @@ from pydantic import ValidationError
 
 from apprentice_pipeline.config import Config
 from apprentice_pipeline.errors import ConfigError
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as everyone writes it: `2e-4` is a number, which YAML 1.1 reads as text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+"),
+    [*"-+0123456789"],
+)
 
 
 def read_config(file: Path) -> Config:
@@ -26,8 +38,8 @@ def parse_config(text: str, *, source: str) -> Config:
     Raises: ConfigError with every unknown key, wrong type and impossible value, with lines.
     """
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        document = yaml.safe_load(text)
+        root = yaml.compose(text, Loader=_Loader)
+        document = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""

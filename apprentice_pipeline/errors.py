@@ -14,6 +14,7 @@
     ├── TrafficError           a line of imported or demo traffic is malformed
     ├── CorpusError            selection, split, manifest
     │   ├── TooFewPairs        below a threshold, with the counts
+    │   │   └── ConsentWithheld  the task's pairs may not be learnt from at all
     │   ├── Incoherent         the answers contradict each other too often
     │   └── Leakage            train and holdout share an input
     ├── DistillError           training
@@ -107,6 +108,10 @@ class CorpusError(ApprenticeError):
 
 class TooFewPairs(CorpusError):
     """A threshold is not reached; the message carries the counts."""
+
+
+class ConsentWithheld(TooFewPairs):
+    """The task withholds consent: none of its pairs may be learnt from."""
 
 
 class Incoherent(CorpusError):

@@ -7,12 +7,13 @@ import re
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
+from typing import get_args
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from apprentice_pipeline.cli.template import TEMPLATE
-from apprentice_pipeline.config import Config, config_document
+from apprentice_pipeline.config import ConfidenceThresholds, Config, Task, config_document
 from apprentice_pipeline.config_file import parse_config
 from apprentice_pipeline.errors import ConfigError
 from apprentice_pipeline.settings import Home, load_settings
@@ -109,7 +110,7 @@ def test_every_fault_of_a_file_comes_at_once_each_with_its_line() -> None:
     assert [fault.split(":")[0] for fault in faults] == [
         "line 1",
         "line 3",
-        "line 4",
+        "line 5",
         "line 7",
         "line 8",
         "line 10",
@@ -120,6 +121,49 @@ def test_every_fault_of_a_file_comes_at_once_each_with_its_line() -> None:
     assert "remote.provider" in faults[3]
     assert "verify.fraction" in faults[4]
     assert "distill.threshold" in faults[5]
+
+
+def test_faults_between_keys_come_with_all_others_each_with_its_line() -> None:
+    faults = faults_of(
+        "tasks:\n"
+        "  - name: a\n"
+        "    output_schema: {x: string}\n"
+        "    match_fields: [y]\n"
+        "  - name: Bad Name\n"
+        "  - name: a\n"
+        "    confidence_thresholds:\n"
+        "      phase2_to_phase3: high\n"
+        "      coaching_trigger: 0.4\n"
+        "verify: {k: 0}\n"
+    )
+    said = [
+        ("line 3", "output_schema.x"),
+        ("line 4", "match_fields not in output_schema: y"),
+        ("line 5", "task names match"),
+        ("line 6", "tasks declared twice: a"),
+        ("line 8", "phase2_to_phase3"),
+        ("line 9", "thresholds must rise"),
+        ("line 10", "verify.k"),
+    ]
+    assert [fault.split(":")[0] for fault in faults] == [line for line, _ in said]
+    assert all(words in fault for fault, (_, words) in zip(faults, said, strict=True))
+
+
+def test_a_fault_is_not_taken_for_a_fault_between_keys() -> None:
+    """What is not known to be wrong is not said to be wrong."""
+    (fault,) = faults_of(
+        "tasks: [{name: a, confidence_thresholds: {coaching_trigger: x, emergency_threshold: 0.8}}]"
+    )
+    assert "coaching_trigger" in fault
+    (fault,) = faults_of("tasks: [{name: a, output_schema: [x], match_fields: [y]}]")
+    assert "output_schema" in fault
+
+
+def test_faults_between_keys_are_faults_in_code_too() -> None:
+    with pytest.raises(ValidationError, match="thresholds must rise"):
+        ConfidenceThresholds(coaching_trigger=0.9)
+    with pytest.raises(ValidationError, match="declared twice"):
+        Config(tasks=(Task(name="a"), Task(name="a")))
 
 
 def test_a_key_that_stands_twice_is_a_fault_at_its_second_line() -> None:
@@ -154,6 +198,13 @@ def test_a_key_that_stands_twice_is_a_fault_at_its_second_line() -> None:
         ("tasks: [\n", "line 2"),
         ("a: 'b", "line 1"),
         ("1: x", "1"),
+        ("serving: {max_disagreement: 0}", "serving.max_disagreement"),
+        ("serving: {max_disagreement: 1}", "serving.max_disagreement"),
+        ("serving: {risk_delta: 0.0}", "serving.risk_delta"),
+        ("serving: {risk_delta: 1.0}", "serving.risk_delta"),
+        ("kscore: {bootstrap: 100000000}", "kscore.bootstrap"),
+        ("distill: {learning_rate: .inf}", "distill.learning_rate"),
+        ("verify: {fraction: .nan}", "verify.fraction"),
         ("{[a, b]: c}", "line 1"),
         ("a: 1\n---\nb: 2\n", "line 2"),
     ],
@@ -162,6 +213,87 @@ def test_what_cannot_be_is_refused_by_its_name(text: str, said: str) -> None:
     (fault,) = faults_of(text)
     assert said in fault
     assert fault.startswith("line ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sampling: {window_size: true}",
+        "sampling: {window_size: '100'}",
+        "sampling: {window_size: 100.0}",
+        "sampling: {min_floor: '0.1'}",
+        "sampling: {min_floor: true}",
+        "gateway: {port: '8710'}",
+        "capture: {inject_usage: 1}",
+        "capture: {inject_usage: 'yes'}",
+        "budget: {daily: '10'}",
+        "budget: {daily: true}",
+        "remote: {model: 4}",
+    ],
+)
+def test_a_value_is_not_taken_for_one_of_another_type(text: str) -> None:
+    (fault,) = faults_of(text)
+    section, key = re.findall(r"\w+", text)[:2]
+    assert f"{section}.{key}" in fault
+
+
+def test_no_key_takes_a_value_of_another_type() -> None:
+    """Every number and every truth value of every section, whatever is added to it."""
+    wrong = {int: (True, "1", 1.0), float: (True, "0.5"), bool: (1, "true"), Decimal: (True, "1")}
+    tried = 0
+    for section in sections(Config):
+        for name, field in section.model_fields.items():
+            for value in (v for kind in kinds(field.annotation) for v in wrong.get(kind, ())):
+                with pytest.raises(ValidationError, match=rf"\n{name}\n"):
+                    section.model_validate({name: value})
+                tried += 1
+    assert tried > 100
+
+
+def sections(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    yield model
+    for field in model.model_fields.values():
+        for kind in kinds(field.annotation):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from sections(kind)
+
+
+def kinds(annotation: object) -> Iterator[object]:
+    """The types an annotation is made of."""
+    parts = get_args(annotation)
+    if not parts:
+        yield annotation
+    for part in parts:
+        yield from kinds(part)
+
+
+def test_numbers_are_read_as_everyone_writes_them() -> None:
+    config = parse_config(
+        "distill: {learning_rate: 2e-4, dropout: 0}\nsampling: {min_floor: 1}\n"
+        "budget: {daily: 10, weekly: 0.30}",
+        source="x",
+    )
+    assert config.distill.learning_rate == 0.0002
+    assert (config.distill.dropout, config.sampling.min_floor) == (0.0, 1.0)
+    assert (config.budget.daily, config.budget.weekly) == (Decimal(10), Decimal("0.3"))
+
+
+def test_a_step_table_rises_in_at_falls_in_pi_and_needs_the_step_decay() -> None:
+    config = parse_config(
+        "sampling: {decay_function: step, step_table: [{at: 0, pi: 1}, {at: 0.5, pi: 0.2}]}",
+        source="x",
+    )
+    assert [(step.at, step.pi) for step in config.sampling.step_table] == [(0, 1), (0.5, 0.2)]
+    faults = faults_of(
+        "sampling:\n"
+        "  step_table:\n"
+        "    - {at: 0, pi: 0.5}\n"
+        "    - {at: 0, pi: 0.6}\n"
+        "    - {at: 1.5}\n"
+    )
+    assert [fault.split(":")[0] for fault in faults] == [f"line {n}" for n in (2, 4, 4, 5, 5)]
+    assert "decay_function: step" in faults[0]
+    assert {"step_table[1].at", "step_table[1].pi"} == {f.split(": ")[1][9:] for f in faults[1:3]}
 
 
 def test_a_time_zone_that_does_not_exist_is_refused() -> None:
@@ -254,8 +386,6 @@ def test_every_path_of_a_home_lies_under_its_root(tmp_path: Path) -> None:
 
 def leaves(model: type[BaseModel]) -> Iterator[str]:
     """The names of every key, sections and leaves alike."""
-    from typing import get_args
-
     for name, found in model.model_fields.items():
         yield name
         for part in (found.annotation, *get_args(found.annotation)):

@@ -13,6 +13,11 @@ from typing import Literal
 
 Decay = Literal["exponential", "linear", "step"]
 
+Steps = tuple[tuple[float, float], ...]
+"""The table of `step`: (from this u on, this pi), ascending in u."""
+
+STEPS: Steps = ((0.0, 1.0), (0.25, 0.5), (0.5, 0.25), (0.75, 0.1), (0.9, 0.0))
+
 _DRAW_BITS = 53
 
 
@@ -28,22 +33,13 @@ def keyed_draw(key: bytes, request_id: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class SamplingSettings:
-    """The `sampling` section and the task's coaching trigger.
-
-    `steps` is the table of `step`: (from this u on, this pi), ascending in u.
-    """
+    """The `sampling` section and the task's coaching trigger."""
 
     coaching_trigger: float = 0.70
     decay_function: Decay = "exponential"
     min_floor: float = 0.02
     trend_sensitivity: float = 0.05
-    steps: tuple[tuple[float, float], ...] = (
-        (0.0, 1.0),
-        (0.25, 0.5),
-        (0.5, 0.25),
-        (0.75, 0.1),
-        (0.9, 0.0),
-    )
+    steps: Steps = STEPS
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,14 +10,17 @@ is low. Draws are keyed hashes, so the same scenario gives the same table.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
+from pydantic import ValidationError
+
+from apprentice_pipeline import config
 from apprentice_pipeline.control import phases, risk
 from apprentice_pipeline.control.events import Event, RecalibrationDue
 from apprentice_pipeline.control.phases import Champion, Comparison, ControlState, Policy
-from apprentice_pipeline.control.sampling import keyed_draw
+from apprentice_pipeline.control.sampling import Steps, keyed_draw
 from apprentice_pipeline.errors import UsageError
 
 DAY_US: Final = 86_400_000_000
@@ -233,16 +236,35 @@ def _build(record: type[Any], plain: Any, where: str, faults: list[str], **given
         if name not in kinds:
             faults.append(f"{where}.{name}: unknown key (known: {', '.join(sorted(kinds))})")
         elif not _fits(value, kinds[name]):
-            faults.append(f"{where}.{name}: {value!r} is not a {kinds[name]}")
+            faults.append(
+                f"{where}.{name}: {value!r} is not a {_KINDS.get(kinds[name], kinds[name])}"
+            )
         else:
-            known[name] = float(value) if kinds[name] == "float" else value
+            known[name] = _READ.get(kinds[name], _as_it_is)(value)
     return record(**known, **given)
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _steps(value: Any) -> Steps:
+    return tuple((float(step["at"]), float(step["pi"])) for step in value)
+
+
+_KINDS: Final = {"Steps": "list of {at, pi}, rising in at and never in pi"}
+_READ: Final[Mapping[str, Callable[[Any], Any]]] = {"float": float, "Steps": _steps}
 
 
 def _fits(value: Any, kind: str) -> bool:
     if kind in ("int", "float"):
         numeric = isinstance(value, int) or (kind == "float" and isinstance(value, float))
         return numeric and not isinstance(value, bool) and value >= 0
+    if kind == "Steps":
+        try:
+            return bool(config.Sampling(decay_function="step", step_table=value).step_table)
+        except ValidationError:
+            return False
     if kind == "Decay":
         return value in ("exponential", "linear", "step")
     return isinstance(value, bool if kind == "bool" else str)

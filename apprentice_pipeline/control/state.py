@@ -12,7 +12,7 @@ from typing import Any, Final
 from apprentice_pipeline.control import agreement, drift
 from apprentice_pipeline.control.events import Phase
 from apprentice_pipeline.control.risk import Certificate
-from apprentice_pipeline.control.sampling import Decay, Sampling, SamplingSettings
+from apprentice_pipeline.control.sampling import STEPS, Decay, Sampling, SamplingSettings, Steps
 
 DRIFT: Final = "drift"
 """The cause of coaching that a drift alarm began."""
@@ -30,6 +30,7 @@ class Policy:
     emergency_threshold: float = 0.50
     window_size: int = 100
     decay_function: Decay = "exponential"
+    step_table: Steps = STEPS
     min_floor: float = 0.02
     trend_sensitivity: float = 0.05
     max_disagreement: float = 0.05
@@ -45,6 +46,7 @@ class Policy:
             decay_function=self.decay_function,
             min_floor=self.min_floor,
             trend_sensitivity=self.trend_sensitivity,
+            steps=self.step_table,
         )
 
 

@@ -50,10 +50,11 @@ class Recommendation:
     note: str
 
 
-def resolve_base(name_or_path: str | Path) -> BaseModel:
+def resolve_base(name_or_path: str | Path, model_dir: str | Path | None = None) -> BaseModel:
     """The base meant by "embedded", a folder, or a Hugging Face id such as "owner/model".
 
-    An id is taken from the local cache when it is there whole, else fetched.
+    A name is first that of a folder, then of one within `model_dir`, then an id. An id is taken
+    from the local cache when it is there whole, else fetched.
     Raises: BaseModelMissing with the remedy: no such folder, not a model, not to be had.
     """
     name = str(name_or_path)
@@ -62,12 +63,29 @@ def resolve_base(name_or_path: str | Path) -> BaseModel:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return _describe(folder.name, folder)
+    if (kept := _kept(name, model_dir)) is not None:
+        return _describe(name, kept)
     if isinstance(name_or_path, str) and _HUB_ID.fullmatch(name):
         return _describe(name, _snapshot(name))
     raise BaseModelMissing(
         f"base {folder.name!r} is neither a folder nor a Hugging Face id",
         remedy='use "embedded", a folder holding a model, or an id such as "owner/model"',
     )
+
+
+def can_name_a_base(name: str, model_dir: str | Path | None = None) -> bool:
+    """Whether a name could be resolved: nothing is fetched, no file is read."""
+    here = name == EMBEDDED or Path(name).expanduser().is_dir()
+    return here or _kept(name, model_dir) is not None or bool(_HUB_ID.fullmatch(name))
+
+
+def _kept(name: str, model_dir: str | Path | None) -> Path | None:
+    """The folder of that name within `model_dir`, never one outside it."""
+    if model_dir is None:
+        return None
+    within = Path(model_dir).expanduser().resolve()
+    folder = (within / name).resolve()
+    return folder if folder.is_dir() and within in folder.parents else None
 
 
 def _describe(name: str, folder: Path) -> BaseModel:
@@ -130,8 +148,8 @@ def _snapshot(name: str) -> Path:
         cached = Path(snapshot_download(name, allow_patterns=list(_FILES), local_files_only=True))
         if (cached / "config.json").is_file() and any(cached.glob("*.safetensors")):
             return cached
-    except (LocalEntryNotFoundError, ValueError):  # no id at all is told below
-        pass
+    except (LocalEntryNotFoundError, ValueError):
+        pass  # not there, or no id at all: the next call says which
     try:
         return Path(snapshot_download(name, allow_patterns=list(_FILES)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:

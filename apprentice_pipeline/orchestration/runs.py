@@ -24,7 +24,7 @@ from apprentice_pipeline.orchestration.partitions import (
 )
 from apprentice_pipeline.orchestration.pipeline import Pipeline
 from apprentice_pipeline.records import now_us
-from apprentice_pipeline.stages import readiness
+from apprentice_pipeline.stages import adapter, readiness
 from apprentice_pipeline.stages.results import (
     RegisteredModel,
     ScoredAdapter,
@@ -73,7 +73,9 @@ def distill(pipeline: Pipeline, tenant: str, namespace: str) -> RegisteredModel:
     too few pairs, the gate's refusal, a full disk.
     """
     workspace = pipeline.workspace
-    resolve_base(pipeline.base_model or workspace.config.local.base_model)
+    local = workspace.config.local
+    adapter.trainer_name(local, pipeline.base_model)
+    resolve_base(pipeline.base_model or local.base_model, local.model_dir)
     with pipeline.alone(tenant, namespace), instance(workspace.home.dagster) as opened:
         stream = readiness.of_stream(workspace, tenant, namespace)
         opened.add_dynamic_partitions("streams", [stream_key(tenant, namespace)])

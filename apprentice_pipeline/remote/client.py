@@ -26,9 +26,8 @@ from apprentice_pipeline import config
 from apprentice_pipeline.errors import RemoteError, WireError
 from apprentice_pipeline.records import Answer
 from apprentice_pipeline.remote.prices import cost_usd, maximum_cost_usd, most_output_tokens
-from apprentice_pipeline.wire.forms import WireFormat
+from apprentice_pipeline.remote.providers import RemoteProvider, remote_provider
 from apprentice_pipeline.wire.outputs import ending_of
-from apprentice_pipeline.wire.providers import wire_format
 
 RETRIED: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 MAX_RESPONSE_BYTES: Final = 64_000_000
@@ -36,12 +35,6 @@ MAX_RESPONSE_BYTES: Final = 64_000_000
 _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 20.0
 _SECONDS: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
-_ANTHROPIC_VERSION: Final = "2023-06-01"
-_ENDPOINTS: Final = {
-    "openai": "chat.completions",
-    "anthropic": "messages",
-    "gemini": "generateContent",
-}
 _OVERRULED: Final = frozenset({"stream", "stream_options"})
 _FINAL_CODES: Final = frozenset({"insufficient_quota", "billing_error", "billing_not_active"})
 _SAID_CODES: Final = _FINAL_CODES | {
@@ -89,6 +82,7 @@ class _Call:
     """One call, ready to be sent as often as it takes."""
 
     provider: str
+    of: RemoteProvider
     model: str
     url: str
     headers: dict[str, str]
@@ -113,6 +107,7 @@ class Remote:
         self._api_key = api_key
         self._pause = pause
         self._first_pause_s = first_pause_s
+        self._providers: dict[str, RemoteProvider] = {}
         self._client = httpx.AsyncClient(
             follow_redirects=False,
             timeout=httpx.Timeout(settings.timeout_s, connect=min(10.0, settings.timeout_s)),
@@ -157,7 +152,7 @@ class Remote:
         """
         call = self._call(input, provider, model, None)
         try:
-            asked = _wire(call.provider).read_request(_ENDPOINTS[call.provider], call.body)
+            asked = call.of.wire.read_request(call.of.endpoint, call.body)
         except WireError as error:
             raise RemoteError(f"the request cannot be put: {error.message}") from None
         answers = asked.input["parameters"].get("n")
@@ -177,7 +172,7 @@ class Remote:
         temperature: float | None,
     ) -> _Call:
         provider = provider or self._settings.provider
-        wire = _wire(provider)
+        found = self._provider(provider)
         model = model or _usual_model(self._settings, provider)
         parameters = {
             name: value
@@ -187,15 +182,22 @@ class Remote:
         if temperature is not None:
             parameters["temperature"] = temperature
         try:
-            body = wire.write_request(model, input.get("messages") or [], parameters)
+            body = found.wire.write_request(model, input.get("messages") or [], parameters)
         except WireError as error:
             raise RemoteError(f"the request cannot be put: {error.message}") from None
-        base = str(getattr(self._settings.endpoints, provider)).rstrip("/").removesuffix("/v1")
-        return _Call(
-            provider, model, base + wire.call_path(model), self._headers(provider, model), body
-        )
+        url = found.base_url.rstrip("/") + found.wire.call_path(model)
+        headers = {
+            "content-type": "application/json",
+            **found.headers(self._key(provider, model)),
+        }
+        return _Call(provider, found, model, url, headers, body)
 
-    def _headers(self, provider: str, model: str) -> dict[str, str]:
+    def _provider(self, name: str) -> RemoteProvider:
+        if name not in self._providers:
+            self._providers[name] = remote_provider(name, self._settings)
+        return self._providers[name]
+
+    def _key(self, provider: str, model: str) -> str:
         variable = _key_variable(self._settings, provider, model)
         key = self._api_key(variable)
         if not key:
@@ -203,12 +205,7 @@ class Remote:
                 f"no API key for {provider}",
                 remedy=f"set {variable} in the environment, or correct api_key_env",
             )
-        headers = {"content-type": "application/json"}
-        if provider == "anthropic":
-            return {**headers, "x-api-key": key, "anthropic-version": _ANTHROPIC_VERSION}
-        if provider == "gemini":
-            return {**headers, "x-goog-api-key": key}
-        return {**headers, "authorization": f"Bearer {key}"}
+        return key
 
     async def _persist(self, call: _Call) -> tuple[bytes, int]:
         """Attempts until one succeeds, is refused for good, or the retries are used up."""
@@ -251,7 +248,7 @@ class Remote:
 
     def _answer(self, call: _Call, body: bytes, latency_us: int) -> Answer:
         try:
-            read = _wire(call.provider).read_response(_ENDPOINTS[call.provider], body)
+            read = call.of.wire.read_response(call.of.endpoint, body)
         except WireError:
             raise RemoteError(
                 f"{call.provider} answered with {len(body)} bytes that are not its format",
@@ -269,13 +266,6 @@ class Remote:
             cost_usd=cost,
             ending=ending_of(read),
         )
-
-
-def _wire(provider: str) -> WireFormat:
-    try:
-        return wire_format(provider)
-    except WireError as error:
-        raise RemoteError(error.message, remedy=error.remedy) from None
 
 
 def _usual_model(settings: config.Remote, provider: str) -> str:

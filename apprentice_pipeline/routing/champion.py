@@ -16,6 +16,7 @@ from apprentice_pipeline.control import phases
 from apprentice_pipeline.control.eligibility import ChampionFacts
 from apprentice_pipeline.control.events import Event
 from apprentice_pipeline.control.risk import Certificate
+from apprentice_pipeline.control.sampling import STEPS
 from apprentice_pipeline.control.state import Champion, ControlState, Policy
 from apprentice_pipeline.errors import ServingError
 from apprentice_pipeline.store.state import ChampionRecord, State
@@ -136,6 +137,7 @@ def policy_of(config: Config, namespace: str) -> Policy:
         emergency_threshold=thresholds.emergency_threshold,
         window_size=sampling.window_size,
         decay_function=sampling.decay_function,
+        step_table=tuple((step.at, step.pi) for step in sampling.step_table) or STEPS,
         min_floor=sampling.min_floor,
         trend_sensitivity=sampling.trend_sensitivity,
         max_disagreement=serving.max_disagreement,

@@ -87,8 +87,10 @@ def trusted_by(workspace: Workspace) -> bytes:
     return trusted_key(workspace.home.keys, public_key=pinned)
 
 
-def base_of(manifest: Manifest, configured: str) -> Path:
+def base_of(manifest: Manifest, configured: str, model_dir: str = "") -> Path:
     """The folder of the base an artifact was grown from: the configured one, else by its name.
+
+    Names are looked for in `model_dir` too.
 
     Raises: ServingError when neither has the digest that the manifest names.
     """
@@ -96,7 +98,7 @@ def base_of(manifest: Manifest, configured: str) -> Path:
 
     for name in dict.fromkeys((configured, manifest.base_name)):
         try:
-            base = resolve_base(name)
+            base = resolve_base(name, model_dir or None)
         except BaseModelMissing:
             continue
         if base.digest == manifest.base_digest:

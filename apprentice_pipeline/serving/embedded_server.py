@@ -47,11 +47,15 @@ LOCK_WAIT_S = 15.0
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """What a server is started with; `threads` 0 leaves torch its own choice."""
+    """What a server is started with; `threads` 0 leaves torch its own choice.
+
+    `model_dir` holds further bases, by name.
+    """
 
     base: str
     public_key: str
     scratch: str
+    model_dir: str = ""
     queue_size: int = 64
     max_batch: int = 8
     max_adapters: int = 4
@@ -82,6 +86,7 @@ async def serve(socket_path: Path) -> None:
     settings = ServerSettings(**orjson.loads(line))
     shelf = Shelf(
         base=settings.base,
+        model_dir=settings.model_dir,
         public_key=settings.public_key.encode(),
         scratch=private_folder(Path(settings.scratch)),
         capacity=settings.max_adapters,

@@ -130,7 +130,8 @@ class OllamaBackend:
 
         verified = verified_champion(wanted, trusted_by(self._workspace))
         unpack(verified, scratch / "artifact")
-        return base_of(verified.manifest, self._workspace.config.local.base_model)
+        local = self._workspace.config.local
+        return base_of(verified.manifest, local.base_model, local.model_dir)
 
 
 async def _create(client: ollama.AsyncClient, model: str, base: Path, scratch: Path) -> None:

@@ -5,16 +5,14 @@ Belongs here: names to backends, plug-ins among them. Does not: any backend.
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
 from collections.abc import Callable
+from typing import cast
 
+from apprentice_pipeline import parts
 from apprentice_pipeline.errors import ConfigError
 from apprentice_pipeline.serving.backend import Backend
 from apprentice_pipeline.serving.embedded import EmbeddedBackend, EmbeddedSupervisor, socket_path
 from apprentice_pipeline.store.workspace import Workspace
-
-ENTRY_POINTS = "apprentice_pipeline.backends"
 
 _BUILT_IN = {
     "ollama": "apprentice_pipeline.serving.ollama:OllamaBackend",
@@ -25,7 +23,7 @@ Factory = Callable[[Workspace], Backend]
 
 
 def open_backend(workspace: Workspace) -> Backend:
-    """The backend of `local.backend`: a built-in one, an entry point, or `package.module:factory`.
+    """The backend of `local.backend`: a built-in one, an entry point, or a dotted path.
 
     A factory takes the workspace and returns a `Backend`. Connecting happens at first use.
     Raises: ConfigError when a plug-in cannot be found.
@@ -44,25 +42,12 @@ def open_supervisor(workspace: Workspace) -> EmbeddedSupervisor | None:
 
 
 def _factory(name: str) -> Factory:
-    try:
-        factory: Factory = _dotted(name) if ":" in name else _entry_point(name)
-    except (ImportError, AttributeError) as error:
+    built_in = _BUILT_IN.get(name)
+    factory = parts.load(parts.BACKENDS, built_in or name)
+    if not callable(factory):
         raise ConfigError(
-            [f"local.backend: {name} cannot be loaded ({type(error).__name__})"],
+            [f"local.backend: {name} is not a function of the workspace"],
             source="apprentice.yaml",
-            remedy="install the package that holds it, or choose embedded",
-        ) from None
-    return factory
-
-
-def _dotted(name: str) -> Factory:
-    module, _, attribute = name.partition(":")
-    factory: Factory = getattr(importlib.import_module(module), attribute)
-    return factory
-
-
-def _entry_point(name: str) -> Factory:
-    for point in importlib.metadata.entry_points(group=ENTRY_POINTS, name=name):
-        factory: Factory = point.load()
-        return factory
-    raise ImportError(name)
+            remedy="name a function that takes the workspace and returns a Backend",
+        )
+    return cast(Factory, factory)

@@ -45,9 +45,11 @@ class Shelf:
         base: str,
         public_key: bytes,
         scratch: Path,
+        model_dir: str = "",
         capacity: int = 4,
     ) -> None:
         self._base = base
+        self._model_dir = model_dir
         self._public_key = public_key
         self._scratch = scratch
         self._lock = threading.Lock()
@@ -92,7 +94,7 @@ class Shelf:
         from apprentice_pipeline.evaluate.student import Student
 
         verified = verified_champion(wanted, self._public_key)
-        base = base_of(verified.manifest, self._base)
+        base = base_of(verified.manifest, self._base, self._model_dir)
         folder = Path(tempfile.mkdtemp(prefix=UNPACKED_PREFIX, dir=self._scratch))
         try:
             unpack(verified, folder)

@@ -190,6 +190,7 @@ def server_settings(workspace: Workspace) -> ServerSettings:
         base=local.base_model,
         public_key=trusted_by(workspace).decode(),
         scratch=str(workspace.home.run / "embedded"),
+        model_dir=str(Path(local.model_dir).expanduser().absolute()),
         queue_size=local.queue_size,
         max_batch=local.max_batch,
         max_adapters=local.max_adapters,

@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from apprentice_pipeline.config import Distill
-from apprentice_pipeline.corpus.rows import weights
-from apprentice_pipeline.distill.base_model import resolve_base
-from apprentice_pipeline.distill.training import LoraSettings, TrainingRow, train_adapter
+from apprentice_pipeline.config import Distill, Local
+from apprentice_pipeline.distill.base_model import can_name_a_base, resolve_base
+from apprentice_pipeline.distill.trainers import BUILT_IN, is_there, trainer_of
+from apprentice_pipeline.distill.training import LoraSettings, TrainingRow
+from apprentice_pipeline.errors import DistillError
 from apprentice_pipeline.records import now_us
 from apprentice_pipeline.stages import holdout
+from apprentice_pipeline.stages.coaching import training_weights
+from apprentice_pipeline.stages.consent import require_consent
 from apprentice_pipeline.stages.results import (
     FrozenCorpus,
     TrainedAdapter,
@@ -35,17 +38,25 @@ def train(
     target_bytes: int | None = None,
     progress: Progress = lambda *_: None,
 ) -> TrainedAdapter:
-    """Trains on the newest frozen corpus. Raises: BaseModelMissing, DistillError, StoreError."""
+    """Trains on the newest frozen corpus. Raises: ConsentWithheld, BaseModelMissing, DistillError,
+    StoreError."""
+    require_consent(workspace.config, namespace)
     frozen = load(workspace, tenant, namespace, FrozenCorpus)
-    base = resolve_base(base_model or workspace.config.local.base_model)
+    local = workspace.config.local
+    chosen = trainer_name(local, base_model)
+    if chosen != local.fine_tune_backend:
+        progress("trainer", 1, 1, f"{local.fine_tune_backend} is not installed: {chosen} trains")
+    trainer = trainer_of(chosen)
+    base = resolve_base(base_model or local.base_model, local.model_dir)
     corpus = holdout.reload(workspace, tenant, namespace, frozen).corpus
     settings = lora_settings(workspace.config.distill, len(corpus.train))
     folder = work_folder(workspace, tenant, namespace) / f"adapter-{frozen.root[:16]}"
+    drawn = training_weights(workspace, tenant, namespace, corpus.train)
     rows = [
         TrainingRow(messages=tuple(row.messages), completion=row.completion, weight=weight)
-        for row, weight in zip(corpus.train, weights(corpus.train), strict=True)
+        for row, weight in zip(corpus.train, drawn, strict=True)
     ]
-    report = train_adapter(
+    report = trainer(
         rows,
         base.path,
         folder,
@@ -56,7 +67,7 @@ def train(
         corpus_root=frozen.root,
         corpus_at_us=frozen.at_us,
         folder=str(folder),
-        settings=dataclasses.asdict(settings),
+        settings=dataclasses.asdict(settings) | ({} if chosen == BUILT_IN else {"trainer": chosen}),
         rows=report.rows,
         seconds=report.seconds,
         examples_per_second=report.examples_per_second,
@@ -72,6 +83,33 @@ def train(
     )
     save(workspace, tenant, namespace, record)
     return record
+
+
+def trainer_name(local: Local, base_model: str | None) -> str:
+    """Who trains: `local.fine_tune_backend`. A base given for this run (`base_model`) goes to the
+    built-in trainer where the configured one is not installed: it trains any base.
+
+    Raises: DistillError naming all that is missing and what to give.
+    """
+    name = base_model or local.base_model
+    missing = []
+    if not can_name_a_base(name, local.model_dir):
+        missing.append(
+            f"base {name} is no model that can be trained (no folder, none in "
+            f"{local.model_dir}, no Hugging Face id)"
+        )
+    installed = is_there(local.fine_tune_backend)
+    if not installed and base_model is None:
+        missing.append(f"local.fine_tune_backend {local.fine_tune_backend} is not installed")
+    if missing:
+        raise DistillError(
+            f"nothing was trained: {'; '.join(missing)}",
+            remedy="give `--base-model embedded` (or a Hugging Face id, or a folder), or set "
+            "local.base_model: embedded and local.fine_tune_backend: huggingface in "
+            "apprentice.yaml; a package may register another trainer under the entry point "
+            "apprentice_pipeline.trainers",
+        )
+    return local.fine_tune_backend if installed else BUILT_IN
 
 
 def lora_settings(distill: Distill, rows: int) -> LoraSettings:

@@ -18,6 +18,7 @@ from apprentice_pipeline.corpus.manifest import Manifest
 from apprentice_pipeline.corpus.rows import Corpus, CorpusRow
 from apprentice_pipeline.errors import CorpusError, Incoherent
 from apprentice_pipeline.records import Pair, now_us
+from apprentice_pipeline.stages.consent import require_consent
 from apprentice_pipeline.stages.judging import evaluator_of
 from apprentice_pipeline.stages.results import FrozenCorpus, save, write_atomically
 from apprentice_pipeline.store.pairs import pairs
@@ -27,9 +28,11 @@ from apprentice_pipeline.store.workspace import Workspace
 def freeze(workspace: Workspace, tenant: str, namespace: str) -> FrozenCorpus:
     """Deduplicates, splits and freezes every verified pair of the stream.
 
-    Raises: TooFewPairs, Incoherent, Leakage, each with the counts; nothing is written then.
+    Raises: ConsentWithheld; TooFewPairs, Incoherent, Leakage, each with the counts; nothing is
+    written then.
     """
     config = workspace.config
+    require_consent(config, namespace)
     found = list(pairs(workspace, tenant, namespace))
     corpus = build_corpus(
         found,

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from apprentice_pipeline.config import Config
 from apprentice_pipeline.errors import TooFewPairs
 from apprentice_pipeline.records import now_us
+from apprentice_pipeline.stages import coaching, consent
 from apprentice_pipeline.stages.results import (
     Reevaluated,
     ScoredAdapter,
@@ -126,22 +127,27 @@ def of_stream(workspace: Workspace, tenant: str, namespace: str) -> Readiness:
             recent_us=now_us() - RATE_WINDOW_DAYS * DAY_US,
         )
     trained_before = trained is not None and scored is not None
-    return _judged(
+    stream = _judged(
         workspace.config,
         tenant,
         namespace,
         counts,
         _corpora(workspace, tenant, namespace, counts, trained_before=trained_before),
+        batch=coaching.retraining_batch(workspace, tenant, namespace),
         trained_before=trained_before,
         scored_at_us=scored.at_us if scored else 0,
     )
+    return consent.heeded(workspace.config, stream)
 
 
 def require_ready(stream: Readiness, *, once_verified: bool = False) -> None:
-    """Raises: TooFewPairs, with the counts, when even an asked-for training has too little.
+    """Raises: ConsentWithheld; TooFewPairs, with the counts, when even an asked-for training has
+    too little.
 
     `once_verified`: even if every pending pair were verified first.
     """
+    if stream.binding == consent.WITHHELD:
+        raise consent.refusal(stream.namespace)
     if stream.enough or (once_verified and stream.enough_once_verified):
         return
     raise TooFewPairs(
@@ -211,12 +217,12 @@ def _judged(
     counts: StreamCounts,
     corpora: tuple[_Corpus, _Corpus],
     *,
+    batch: int,
     trained_before: bool,
     scored_at_us: int,
 ) -> Readiness:
     now, later = corpora
     share, needs = config.distill.holdout_fraction, _needs(config, namespace)
-    batch = config.local.fine_tune_batch_size
     new_train = round(counts.new_inputs * (1 - share)) if trained_before else now.train
     new_later = round(counts.hopeful_new_inputs * (1 - share)) if trained_before else batch
     missing = {
@@ -307,6 +313,8 @@ def _alarm(workspace: Workspace, champion: ChampionRecord) -> StandingAlarm | No
     tenant, namespace = champion.tenant, champion.namespace
     control = control_of(workspace.state.control(tenant, namespace))
     at_us = control.alarm_at_us
+    if not workspace.config.consents(namespace):
+        return None
     if at_us is None or not in_force(control, champion):
         return None
     judged = load_if_any(workspace, tenant, namespace, Reevaluated)

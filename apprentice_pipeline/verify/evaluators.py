@@ -9,13 +9,12 @@ exactly right in every field that counts.
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from apprentice_pipeline import parts
 from apprentice_pipeline.config import Task
 from apprentice_pipeline.errors import ConfigError
 from apprentice_pipeline.verify import answers
@@ -24,8 +23,6 @@ from apprentice_pipeline.verify.vectors import char_vectors
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-ENTRY_POINTS: Final = "apprentice_pipeline.evaluators"
 
 Embed = Callable[[list[str]], "NDArray[np.floating[Any]]"]
 
@@ -226,33 +223,11 @@ def _cosine_score(reference: str, candidate: str, cosine: float) -> float:
 
 def _plug_in(task: Task) -> Evaluator:
     name = task.evaluator
+    if name == "custom" and parts.is_registered(parts.EVALUATORS, task.name):
+        name = task.name
+    found = parts.load(parts.EVALUATORS, name)
     source = f"evaluator {name} of task {task.name}"
-    try:
-        found = _dotted(name) if ":" in name else _entry_point(task.name, name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(
-            [f"cannot be loaded: {type(error).__name__}"],
-            source=source,
-            remedy="install the package that holds it, or correct `evaluator`",
-        ) from None
     return _as_evaluator(found() if isinstance(found, type) else found, name, source)
-
-
-def _dotted(name: str) -> Any:
-    module, _, attribute = name.partition(":")
-    found: Any = importlib.import_module(module)
-    for part in attribute.split("."):
-        found = getattr(found, part)
-    return found
-
-
-def _entry_point(task_name: str, name: str) -> Any:
-    points = importlib.metadata.entry_points(group=ENTRY_POINTS)
-    for wanted in (task_name, name):
-        for point in points:
-            if point.name == wanted:
-                return point.load()
-    raise ImportError(name)
 
 
 def _as_evaluator(found: Any, name: str, source: str) -> Evaluator:

@@ -157,3 +157,27 @@ def test_erase_by_command_names_the_versions_it_marked(
     assert done.document["marked_versions"] == ["default.tickets/1"]
     gone = run_apprentice(home, "feedback", first["pair_id"], "--approve")
     assert gone.status == 2
+
+
+def test_a_base_given_on_the_command_line_is_trained_though_the_configured_trainer_is_not_there(
+    home: Any, captured: Run, run_apprentice: Run
+) -> None:
+    """The contract's `local` section as it stands, but for the base."""
+    home.configure(
+        "local: {backend: ollama, base_model: 'llama3.1:8b', fine_tune_backend: unsloth}\n"
+        "distill: {threshold: 60, epochs: 1, holdout_fraction: 0.2, rank: 4}\n"
+        "kscore: {gate: 0.0, min_fidelity: 0.0, min_holdout: 10, bootstrap: 100}\n"
+        "serving: {promotion: review}\n"
+        "verify: {fraction: 0}\n"
+    )
+    with home.open() as workspace:
+        captured(workspace, 120)
+    refused = run_apprentice(home, "distill", "--namespace", "tickets")
+    assert refused.status == 1
+    assert "--base-model embedded" in refused.err
+    ended = run_apprentice(
+        home, "distill", "--namespace", "tickets", "--base-model", "embedded", "--json"
+    )
+    assert ended.status == 0, ended.err
+    assert "unsloth is not installed: huggingface trains" in ended.err
+    assert Path(ended.document["artifact"]).exists()

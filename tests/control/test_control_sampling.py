@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from apprentice_pipeline.config import Config
+from apprentice_pipeline.config_file import parse_config
 from apprentice_pipeline.control.sampling import (
     Decay,
     Sampling,
@@ -14,6 +18,8 @@ from apprentice_pipeline.control.sampling import (
     keyed_draw,
     sampling_probability,
 )
+from apprentice_pipeline.control.state import Policy
+from apprentice_pipeline.routing.champion import policy_of
 
 kappas = st.floats(-1.0, 1.0)
 decays = st.sampled_from(["exponential", "linear", "step"])
@@ -55,6 +61,24 @@ def test_the_middle_is_the_formula() -> None:
     assert decayed(0.85, SamplingSettings(0.7, "linear", 0.02)) == pytest.approx(0.51)
     assert decayed(0.85, SamplingSettings(0.7, "exponential", 0.02)) == pytest.approx(0.02**0.5)
     assert decayed(0.851, SamplingSettings(0.7, "step", 0.02)) == 0.25
+
+
+def test_a_table_of_one_s_own_is_read_by_step_alone_and_never_goes_below_the_floor() -> None:
+    """u = 0, .2, .5 and 1 at kappa .70, .76, .85 and 1."""
+    table = ((0.1, 0.6), (0.5, 0.01))
+    settings = SamplingSettings(0.7, "step", 0.02, steps=table)
+    assert [decayed(k, settings) for k in (0.7, 0.76, 0.86, 1.0)] == [1.0, 0.6, 0.02, 0.02]
+    assert Policy(decay_function="step", step_table=table).sampling.steps == table
+    linear = replace(settings, decay_function="linear")
+    assert decayed(0.85, linear) == decayed(0.85, SamplingSettings(0.7, "linear", 0.02))
+
+
+def test_the_configured_table_is_the_policy_s() -> None:
+    config = parse_config(
+        "sampling: {decay_function: step, step_table: [{at: 0.3, pi: 0.4}]}", source="x"
+    )
+    assert policy_of(config, "any").sampling.steps == ((0.3, 0.4),)
+    assert policy_of(Config(), "any").sampling.steps == SamplingSettings().steps
 
 
 def test_a_change_below_the_sensitivity_does_not_move_pi_but_a_creep_adds_up() -> None:

@@ -42,6 +42,18 @@ def test_the_policy_under_test_is_the_one_given() -> None:
     assert all(row.served == 0 for row in simulate(read_scenario(strict)))
 
 
+def test_the_policy_s_own_step_table_is_simulated() -> None:
+    def compared(table: object) -> int:
+        policy = {"decay_function": "step", "step_table": table}
+        return sum(
+            row.comparisons for row in simulate(read_scenario({**SCENARIO, "policy": policy}))
+        )
+
+    assert compared([{"at": 0.0, "pi": 0.05}]) < compared([{"at": 0.0, "pi": 1.0}])
+    with pytest.raises(UsageError, match=r"policy\.step_table: .* rising in at"):
+        compared([{"at": 0.5, "pi": 0.1}, {"at": 0.2, "pi": 0.1}])
+
+
 def test_ineligible_requests_stay_remote() -> None:
     closed = [{**SCENARIO["stretches"][1], "ineligible_share": 1.0}]
     table = simulate(read_scenario({**SCENARIO, "stretches": closed}))

@@ -5,7 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from apprentice_pipeline.distill.base_model import digest_folder, recommend_bases, resolve_base
+from apprentice_pipeline.distill.base_model import (
+    can_name_a_base,
+    digest_folder,
+    recommend_bases,
+    resolve_base,
+)
 from apprentice_pipeline.errors import BaseModelMissing
 
 
@@ -21,6 +26,24 @@ def test_a_folder_is_named_by_its_last_part(tiny_base: Path) -> None:
     base = resolve_base(str(tiny_base))
     assert (base.name, base.path, base.license) == ("tiny-base", tiny_base, "unknown")
     assert base.context_tokens == 256
+
+
+def test_a_name_is_looked_for_in_the_model_folder_before_anywhere_else(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    for name in ("small", "owner/model", "llama3.1:8b"):
+        shutil.copytree(tiny_base, tmp_path / "models" / name)
+        base = resolve_base(name, tmp_path / "models")
+        assert (base.name, base.path) == (name, tmp_path / "models" / name)
+        assert base.digest == resolve_base(tiny_base).digest
+        assert can_name_a_base(name, tmp_path / "models")
+
+
+def test_a_name_never_leads_out_of_the_model_folder(tiny_base: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_base, tmp_path / "outside")
+    (tmp_path / "models").mkdir()
+    with pytest.raises(BaseModelMissing):
+        resolve_base("../outside", tmp_path / "models")
 
 
 def test_the_digest_follows_contents_not_place_nor_notes(tiny_base: Path, tmp_path: Path) -> None:
