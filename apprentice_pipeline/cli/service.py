@@ -127,9 +127,15 @@ def run(task: str, input_: str) -> None:
 def status(task: str | None, tenant: str | None) -> None:
     """Phase, agreement, sampling, cost, savings, alerts; and what to do next."""
     from apprentice_pipeline.stages import report as gathering
+    from apprentice_pipeline.stages.streams import require_known
 
+    tenant = opening.checked_tenant(tenant)
+    if task is not None:
+        opening.checked_name(task, "task")
     with opening.workspace() as workspace:
-        found = gathering.status(workspace, tenant or "default", task)
+        if task is not None:
+            require_known(workspace, tenant, task)
+        found = gathering.status(workspace, tenant, task)
     terminal().result(found.to_dict(), found.text())
 
 
@@ -142,8 +148,9 @@ def report(form: str, tenant: str | None, out: Path | None) -> None:
     """Every task's numbers, each with its interval."""
     from apprentice_pipeline.stages import report as gathering
 
+    tenant = opening.checked_tenant(tenant)
     with opening.workspace() as workspace:
-        found = gathering.report(workspace, tenant or "default")
+        found = gathering.report(workspace, tenant)
     text = json.dumps(found.to_dict(), indent=2) if form == "json" else found.render(form)
     if out is not None:
         out.write_text(text + "\n", encoding="utf-8")

@@ -12,6 +12,7 @@ from apprentice_pipeline.cli import opening
 from apprentice_pipeline.cli.terminal import json_option, terminal
 from apprentice_pipeline.errors import UsageError
 
+_FIRST_STEP = "next: `apprentice serve`, then point a client at it (`apprentice capture --help`)"
 tenant_option = click.option("--tenant", help="Default: the tenant `default`.")
 namespace_option = click.option("--namespace", required=True, help="The task's stream.")
 
@@ -67,20 +68,20 @@ def capture(
 def capture_status(namespace: str | None, tenant: str | None) -> None:
     """Pairs captured and verified, and when the next training is due."""
     from apprentice_pipeline.stages import readiness
+    from apprentice_pipeline.stages.streams import require_known
 
+    tenant = opening.checked_tenant(tenant)
+    if namespace is not None:
+        opening.checked_name(namespace, "namespace")
     with opening.workspace() as workspace:
-        streams = readiness.of_tenant(workspace, tenant or "default", namespace)
+        if namespace is not None:
+            require_known(workspace, tenant, namespace)
+        streams = readiness.of_tenant(workspace, tenant, namespace)
     documents = [stream.to_dict() for stream in streams]
-    if not streams:
-        terminal().result(
-            documents,
-            "nothing captured yet\n"
-            "next: `apprentice serve`, then point a client at it (`apprentice capture --help`)",
-        )
-        return
-    terminal().result(
-        documents[0] if namespace else documents, "\n".join(s.text() for s in streams)
-    )
+    text = "\n".join(stream.text() for stream in streams)
+    if not any(stream.pairs for stream in streams):
+        text = "\n".join(("nothing captured yet", *text.splitlines(), _FIRST_STEP))
+    terminal().result(documents[0] if namespace else documents, text)
 
 
 @click.command()
