@@ -178,27 +178,27 @@ def import_(
 
 @click.command()
 @click.argument("pair_id")
-@click.option("--approve", "action", flag_value="approve")
-@click.option("--reject", "action", flag_value="reject")
+@click.option("--approve", is_flag=True)
+@click.option("--reject", is_flag=True)
 @click.option("--edit", metavar="JSON", help="The corrected output.")
 @tenant_option
 @json_option
-def feedback(pair_id: str, action: str | None, edit: str | None, tenant: str | None) -> None:
+def feedback(
+    pair_id: str, approve: bool, reject: bool, edit: str | None, tenant: str | None
+) -> None:
     """A person's label of a pair."""
     from apprentice_pipeline.stages.labelling import record_feedback
 
-    if (action is None) == (edit is None):
+    tenant = opening.checked_tenant(tenant)
+    said = {"approve": approve, "reject": reject, "edit": edit is not None}
+    if sum(said.values()) != 1:
         raise UsageError(
             "say exactly one of --approve, --reject and --edit JSON", remedy="see --help"
         )
+    (action,) = (name for name, given in said.items() if given)
+    corrected = None if edit is None else _correction(edit)
     with opening.workspace() as workspace:
-        recorded = record_feedback(
-            workspace,
-            tenant or "default",
-            pair_id,
-            action=action or "edit",
-            edit=_json_value(edit) if edit is not None else None,
-        )
+        recorded = record_feedback(workspace, tenant, pair_id, action=action, edit=corrected)
     terminal().result(
         {"pair_id": pair_id, "action": recorded.action, "namespace": recorded.namespace},
         f"{recorded.action}: {pair_id}",
@@ -253,12 +253,18 @@ def erase(
     terminal().result(done.to_dict(), "\n".join(lines))
 
 
-def _json_value(text: str) -> Any:
+def _correction(text: str) -> Any:
     import json
 
     try:
-        return json.loads(text)
+        corrected = json.loads(text)
     except ValueError:
         raise UsageError(
             "--edit is not JSON", remedy="quote it for the shell: --edit '{\"a\": 1}'"
         ) from None
+    if corrected is None:
+        raise UsageError(
+            "--edit null corrects nothing",
+            remedy="give the output it should have been, or --reject",
+        )
+    return corrected

@@ -76,6 +76,10 @@ def test_on_a_fresh_home_a_command_prints_one_json_document(
         ("feedback 0198-none --approve", 2, "UsageError"),
         ("feedback 0198-none", 2, "UsageError"),
         ("feedback 0198-none --edit {oops", 2, "UsageError"),
+        ("feedback 0198-none --edit null", 2, "UsageError"),
+        ("feedback 0198-none --approve --reject", 2, "UsageError"),
+        ("feedback 0198-none --approve --edit {}", 2, "UsageError"),
+        ("feedback 0198-none --reject --edit 1", 2, "UsageError"),
         ("capture --provider openai", 2, "UsageError"),
         ("capture --provider skynet --as a --namespace b", 2, "UsageError"),
         ("key revoke nobody", 2, "UsageError"),
@@ -344,6 +348,9 @@ def test_feedback_is_what_labels_then_say(home: Any, run_apprentice: Run, tmp_pa
 
     assert labelled("--reject") == ("rejected", row["output"])
     assert labelled("--approve") == ("approved", row["output"])
+    for refused in (["--approve", "--reject"], ["--reject", "--edit", "1"], ["--edit", "null"]):
+        done = run_apprentice(home, "feedback", row["pair_id"], *refused, "--json")
+        assert (done.status, done.document["error"]) == (2, "UsageError")
     assert labelled("--edit", '{"category": "billing"}') == ("approved", {"category": "billing"})
 
 
