@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from decimal import Decimal
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -338,4 +341,55 @@ def test_what_was_spent_is_in_the_ledger_to_the_cent(setting: Setting) -> None:
     workspace = setting.workspace()
     spent = workspace.state.lifetime_spending("default", TASK)
     assert spent["run"] == (Decimal(repr(result.cost_usd)), 1)
+    workspace.close()
+
+
+COMPLETION = {
+    "id": "c",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "gpt-4o",
+    "usage": {"prompt_tokens": 60, "completion_tokens": 12, "total_tokens": 72},
+}
+
+
+@contextmanager
+def answering(*texts: str) -> Iterator[str]:
+    """A provider that gives these texts, one a call; its URL."""
+    left = iter(texts)
+
+    class Provider(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            message = {"role": "assistant", "content": next(left)}
+            choice = {"index": 0, "finish_reason": "stop", "message": message}
+            body = json.dumps({**COMPLETION, "choices": [choice]}).encode()
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            """Silence."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Provider) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        serving.join()
+
+
+def test_after_a_second_attempt_the_cost_is_that_of_both(setting: Setting) -> None:
+    with answering("no JSON, sorry", '{"category": "billing", "priority": 2}') as url:
+        setting.url = url
+        setting.write()
+        with setting.open() as apprentice:
+            result = apprentice.run(TASK, {"text": "my card was charged twice"})
+    once = 60 * 2.5e-6 + 12 * 10e-6
+    assert result.cost_usd == pytest.approx(2 * once)
+    workspace = setting.workspace()
+    spent = workspace.state.lifetime_spending("default", TASK)
+    assert spent["run"] == (Decimal(repr(result.cost_usd)), 2)
     workspace.close()
