@@ -21,7 +21,9 @@ from apprentice_pipeline.settings import Settings
 @click.argument(
     "file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path)
 )
-@click.option("--base", metavar="DIR", help="With FILE: the base it was grown from.")
+@click.option(
+    "--base", metavar="DIR", help="With FILE: the base it was grown from, where not at hand."
+)
 @click.option("--public-key", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--host", help="Default: gateway.host, 127.0.0.1.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Default: gateway.port, 8710.")
@@ -62,7 +64,8 @@ def serve(
         file,
         public_key=trusted_key(settings.home.keys, public_key=pinned),
         secret=settings.signing_secret,
-        base=base or settings.config.local.base_model,
+        base=base,
+        configured_base=settings.config.local.base_model,
         host=host,
         port=port,
     )
