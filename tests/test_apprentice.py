@@ -33,6 +33,7 @@ from apprentice_pipeline.settings import load_settings
 from apprentice_pipeline.store.state import ChampionRecord
 from apprentice_pipeline.store.workspace import Workspace
 from apprentice_pipeline.wire.conversation import system_prompt_digest
+from tests.conftest import HomeFolder
 
 TASK = "classify_ticket"
 ANSWERS = {
@@ -238,6 +239,21 @@ def test_an_exhausted_budget_in_service_answers_locally_and_says_so(
     workspace = setting.workspace()
     assert workspace.state.counters("default", TASK)["quality_risk"] == 1
     workspace.close()
+
+
+def test_the_command_says_that_quality_is_at_risk(
+    setting: Setting, plugged: Any, run_apprentice: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("A_KEY", "a-key")
+    home = HomeFolder(Path(setting.environment["APPRENTICE_HOME"]), setting.file)
+    asked = ("run", TASK, "--input", '{"text": "the parcel never came"}', "--json")
+    setting.serve_locally()
+    plugged.confidence = 0.2
+    assert run_apprentice(home, *asked).document["quality_risk"] is False
+    setting.write(daily="0.000001")
+    done = run_apprentice(home, *asked)
+    assert (done.status, done.document["quality_risk"]) == (0, True)
+    assert "quality at risk" in done.err
 
 
 def test_a_model_without_a_price_is_not_called(setting: Setting, frontier: RunningFrontier) -> None:

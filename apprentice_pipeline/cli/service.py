@@ -113,6 +113,7 @@ def run(task: str, input_: str) -> None:
         "cost_usd": result.cost_usd,
         "latency_ms": result.latency_ms,
         "pair_id": result.pair_id,
+        "quality_risk": result.quality_risk,
     }
     terminal().result(
         document,
@@ -121,6 +122,8 @@ def run(task: str, input_: str) -> None:
         else result.output,
     )
     terminal().say(f"served by {result.served_by} in {result.latency_ms:.0f} ms")
+    if result.quality_risk:
+        terminal().say("quality at risk: below the threshold, and no budget for a remote answer")
 
 
 @click.command()
