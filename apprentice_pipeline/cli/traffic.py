@@ -235,15 +235,16 @@ def erase(
         )
     if namespace is not None and bool(pair_id) == everything:
         raise UsageError("say --pair ID or --all", remedy="exactly one of the two")
+    tenant = opening.checked_tenant(tenant)
+    if namespace is not None:
+        opening.checked_name(namespace, "namespace")
     what = f"tenant {tenant}" if namespace is None else f"{pair_id or 'everything'} in {namespace}"
     if not yes and not terminal().as_json and sys.stdin.isatty():
         click.confirm(f"erase {what} for good?", abort=True, err=True)
     if proof is not None and not proof.absolute().parent.is_dir():
         raise UsageError(f"there is no folder {proof.parent}", remedy="check --proof")
     with opening.workspace() as workspace:
-        done = erasure.erase(
-            workspace, tenant or "default", namespace, pair_id, must_prove=proof is not None
-        )
+        done = erasure.erase(workspace, tenant, namespace, pair_id, must_prove=proof is not None)
     if proof is not None and done.proof is not None:
         proof.write_bytes(erasure.proof_bytes(done.proof))
     lines = [f"erased {done.pairs} pairs of {what}"]

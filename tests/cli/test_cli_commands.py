@@ -118,6 +118,8 @@ def test_what_cannot_be_done_says_so_and_what_to_do(
         ("report", "--tenant", "../x"),
         ("capture", "status", "--namespace", "../x"),
         ("capture", "status", "--tenant", "../x"),
+        ("erase", "--tenant", "../x"),
+        ("erase", "--namespace", "../x", "--all"),
     ],
 )
 def test_a_name_that_is_none_is_a_usage_error_and_makes_no_folder(
