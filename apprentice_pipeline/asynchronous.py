@@ -16,8 +16,9 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -64,8 +65,9 @@ WARM_S = 30.0
 class Result:
     """A task's output, validated against its schema where it declares one.
 
-    `served_by` is `remote` or `local`; `latency_ms` is what the caller waited. `quality_risk`
-    marks a local answer below the threshold, given because the budget allowed no remote one.
+    `served_by` is `remote` or `local`; `latency_ms` is what the caller waited; `cost_usd` is that
+    of every answer it took, None where a price is unknown. `quality_risk` marks a local answer
+    below the threshold, given because the budget allowed no remote one.
     """
 
     output: Any
@@ -193,10 +195,12 @@ class AsyncApprentice:
         started = time.perf_counter()
         declared = self._task(task)
         request = request_of(declared, checked_input(declared, input))
+        costs: list[float | None] = []
         for left in reversed(range(ATTEMPTS)):
             pair_id = new_pair_id(now_us())
             routed = await self._open().router.attempt(self._tenant, task, request, pair_id)
             answer, risky = await self._answer(routed)
+            costs.append(answer.cost_usd)
             try:
                 output = output_of(declared, answer.output)
             except RemoteError:
@@ -206,7 +210,7 @@ class AsyncApprentice:
             return Result(
                 output=output,
                 served_by=answer.served_by,
-                cost_usd=answer.cost_usd,
+                cost_usd=_total_usd(costs),
                 latency_ms=(time.perf_counter() - started) * 1_000,
                 pair_id=pair_id,
                 quality_risk=risky,
@@ -325,6 +329,12 @@ def _follow_once(workspace: Workspace) -> None:
     from apprentice_pipeline.routing.following import follow_registry
 
     follow_registry(workspace)
+
+
+def _total_usd(costs: Sequence[float | None]) -> float | None:
+    """What the attempts cost together, in the decimals they are printed with."""
+    known = [Decimal(repr(cost)) for cost in costs if cost is not None]
+    return float(sum(known, Decimal(0))) if len(known) == len(costs) else None
 
 
 def _exchange(routed: Attempt, answer: Answer, provider: str) -> Exchange:

@@ -9,6 +9,7 @@
     │   └── CannotOpen         a sealed value does not open: wrong key, moved, or changed
     ├── StoreError             spool, lake, state
     │   ├── StorageFull        the disk has no room
+    │   ├── UnknownStream      no task, namespace or tenant of that name holds anything
     │   └── Unstorable         content that is no JSON, or nests too deeply to be written again
     ├── WireError              bytes that are not the provider's format
     ├── TrafficError           a line of imported or demo traffic is malformed
@@ -88,6 +89,10 @@ class StoreError(ApprenticeError):
 
 class StorageFull(StoreError):
     """The disk (or quota) has no room left."""
+
+
+class UnknownStream(StoreError):
+    """No stream of that name exists; the message names those that do."""
 
 
 class Unstorable(StoreError):

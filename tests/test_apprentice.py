@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from decimal import Decimal
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,7 @@ from apprentice_pipeline.settings import load_settings
 from apprentice_pipeline.store.state import ChampionRecord
 from apprentice_pipeline.store.workspace import Workspace
 from apprentice_pipeline.wire.conversation import system_prompt_digest
+from tests.conftest import HomeFolder
 
 TASK = "classify_ticket"
 ANSWERS = {
@@ -267,6 +271,21 @@ def test_an_exhausted_budget_in_service_answers_locally_and_says_so(
     workspace.close()
 
 
+def test_the_command_says_that_quality_is_at_risk(
+    setting: Setting, plugged: Any, run_apprentice: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("A_KEY", "a-key")
+    home = HomeFolder(Path(setting.environment["APPRENTICE_HOME"]), setting.file)
+    asked = ("run", TASK, "--input", '{"text": "the parcel never came"}', "--json")
+    setting.serve_locally()
+    plugged.confidence = 0.2
+    assert run_apprentice(home, *asked).document["quality_risk"] is False
+    setting.write(daily="0.000001")
+    done = run_apprentice(home, *asked)
+    assert (done.status, done.document["quality_risk"]) == (0, True)
+    assert "quality at risk" in done.err
+
+
 def test_a_model_without_a_price_is_not_called(setting: Setting, frontier: RunningFrontier) -> None:
     setting.write(model="a-model-nobody-priced")
     before = frontier.calls()
@@ -368,4 +387,55 @@ def test_what_was_spent_is_in_the_ledger_to_the_cent(setting: Setting) -> None:
     workspace = setting.workspace()
     spent = workspace.state.lifetime_spending("default", TASK)
     assert spent["run"] == (Decimal(repr(result.cost_usd)), 1)
+    workspace.close()
+
+
+COMPLETION = {
+    "id": "c",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "gpt-4o",
+    "usage": {"prompt_tokens": 60, "completion_tokens": 12, "total_tokens": 72},
+}
+
+
+@contextmanager
+def answering(*texts: str) -> Iterator[str]:
+    """A provider that gives these texts, one a call; its URL."""
+    left = iter(texts)
+
+    class Provider(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            message = {"role": "assistant", "content": next(left)}
+            choice = {"index": 0, "finish_reason": "stop", "message": message}
+            body = json.dumps({**COMPLETION, "choices": [choice]}).encode()
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            """Silence."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Provider) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        serving.join()
+
+
+def test_after_a_second_attempt_the_cost_is_that_of_both(setting: Setting) -> None:
+    with answering("no JSON, sorry", '{"category": "billing", "priority": 2}') as url:
+        setting.url = url
+        setting.write()
+        with setting.open() as apprentice:
+            result = apprentice.run(TASK, {"text": "my card was charged twice"})
+    once = 60 * 2.5e-6 + 12 * 10e-6
+    assert result.cost_usd == pytest.approx(2 * once)
+    workspace = setting.workspace()
+    spent = workspace.state.lifetime_spending("default", TASK)
+    assert spent["run"] == (Decimal(repr(result.cost_usd)), 2)
     workspace.close()

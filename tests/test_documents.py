@@ -102,3 +102,17 @@ def test_the_base_url_in_the_readme_is_the_one_that_capture_prints() -> None:
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert f'base_url="{sdk_change(Gateway(), "openai", "ak_").base_url}"' in text
+
+
+def test_the_scenario_in_the_documents_runs_and_shows_the_drift(tmp_path: Path) -> None:
+    from apprentice_pipeline.stages.simulation import simulate_file, text
+
+    document = (ROOT / "docs" / "CONFIGURATION.md").read_text(encoding="utf-8")
+    (scenario,) = re.findall(r"```yaml\n(# scenario\.yaml\n.*?)```", document, re.DOTALL)
+    file = tmp_path / "scenario.yaml"
+    file.write_text(scenario, encoding="utf-8")
+    days = simulate_file(file)
+    assert len(days) == 25
+    assert {day.phase for day in days} == {"collect", "serve", "shadow"}
+    assert any("DriftDetected" in event for day in days for event in day.events)
+    assert len(text(days).splitlines()) == 26

@@ -32,6 +32,7 @@ from apprentice_pipeline.artifact.packing import shipped_bytes
 from apprentice_pipeline.artifact.receipt import (
     FORMAT,
     Link,
+    carries_macs,
     check_receipt,
     diff_receipts,
     facts_of,
@@ -112,10 +113,17 @@ def report(verified: VerifiedArtifact) -> dict[str, Any]:
         "k_score": verified.k_recomputed,
         "statement": verified.score.statement,
         "receipt_head": verified.manifest.receipt_head,
-        "mac": "checked" if verified.mac_checked else "MAC not checked",
+        "mac": _mac_said(verified),
         "signed_by": verified.signed_by,
         "members": {name: len(data) for name, data in sorted(verified.members.items())},
     }
+
+
+def _mac_said(verified: VerifiedArtifact) -> str:
+    if verified.mac_checked:
+        return "checked"
+    why = "" if carries_macs(verified.receipt) else ": the receipt carries none"
+    return f"MAC not checked{why}"
 
 
 def inspect(source: Path | str | bytes) -> dict[str, Any]:

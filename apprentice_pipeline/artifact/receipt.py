@@ -50,10 +50,11 @@ def build_receipt(
 
 
 def check_receipt(links: Any, secret: bytes | None = None) -> bool:
-    """Walks the chain; True when the macs were checked too, False when no secret was given.
+    """Walks the chain; True when the macs were checked too, False without a secret or any mac.
 
-    Raises: ArtifactError: a malformed, missing or misplaced link, a broken `prev`, an absent or
-    wrong mac.
+    A receipt made before there was a secret carries no mac at all: the signature vouches for it.
+    Raises: ArtifactError: a malformed, missing or misplaced link, a broken `prev`, some macs absent
+    or one wrong.
     """
     if not isinstance(links, list) or any(not _is_link(link) for link in links):
         raise ArtifactError("receipt.json does not hold links of link, facts, prev and mac")
@@ -65,10 +66,15 @@ def check_receipt(links: Any, secret: bytes | None = None) -> bool:
         if link["prev"] != previous:
             raise ArtifactError(f"the receipt breaks at link {link['link']}: prev does not match")
         previous = sha256_hex(canonical(link))
-    if secret is None:
+    if secret is None or not carries_macs(links):
         return False
     _check_macs(links, secret)
     return True
+
+
+def carries_macs(links: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether any link carries a mac: none does where it was built without a secret."""
+    return any(link["mac"] is not None for link in links)
 
 
 def receipt_head(links: Sequence[Mapping[str, Any]]) -> str:
@@ -103,8 +109,8 @@ def _check_macs(links: list[Link], secret: bytes) -> None:
     for link in links:
         if link["mac"] is None:
             raise ArtifactError(
-                "the receipt carries no macs, so the secret cannot check it",
-                remedy="verify without the secret, or distill again with it set",
+                f"the receipt breaks at link {link['link']}: its mac is missing",
+                remedy="others carry theirs, so it was taken out: get the file again",
             )
         expected = _mac(secret, mac, link)
         if not hmac.compare_digest(expected.hex(), link["mac"]):

@@ -14,7 +14,7 @@ import click
 from apprentice_pipeline import __version__
 from apprentice_pipeline.cli import keys, models, service, setup, traffic
 from apprentice_pipeline.cli.terminal import report_failure
-from apprentice_pipeline.errors import ApprenticeError, UsageError
+from apprentice_pipeline.errors import ApprenticeError, StorageFull, UsageError
 
 COMMANDS = (
     setup.init,
@@ -70,8 +70,25 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         return 0
     except OSError as error:
-        return report_failure(_unreadable(error), as_json=as_json)
+        wrong_file = _full_disk(error) or _unreadable(error)
+        return report_failure(wrong_file, as_json=as_json)
+    except Exception as error:
+        if (full := _full_disk(error)) is None:
+            raise
+        return report_failure(full, as_json=as_json)
     return status if isinstance(status, int) else 0
+
+
+def _full_disk(error: Exception) -> StorageFull | None:
+    """What a foreign error is, where it means that a database or a file had no room to grow."""
+    from apprentice_pipeline.store.full_disk import means_full
+
+    if not means_full(error):
+        return None
+    return StorageFull(
+        "a disk is full: what this command records (Dagster, MLflow, files) could not be written",
+        remedy="free space on the disk of APPRENTICE_HOME, then run the command again",
+    )
 
 
 def _unreadable(error: OSError) -> ApprenticeError:

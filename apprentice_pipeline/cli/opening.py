@@ -46,6 +46,11 @@ def checked_name(text: str, what: str) -> str:
     return text
 
 
+def checked_tenant(tenant: str | None) -> str:
+    """A valid tenant, by default the one named so. Raises: UsageError."""
+    return checked_name(tenant or DEFAULT_TENANT, "tenant")
+
+
 def checked_stream(tenant: str | None, namespace: str) -> tuple[str, str]:
     """A valid (tenant, namespace); the tenant defaults. Raises: UsageError."""
     return checked_name(tenant or DEFAULT_TENANT, "tenant"), checked_name(namespace, "namespace")

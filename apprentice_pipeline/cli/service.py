@@ -21,7 +21,9 @@ from apprentice_pipeline.settings import Settings
 @click.argument(
     "file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path)
 )
-@click.option("--base", metavar="DIR", help="With FILE: the base it was grown from.")
+@click.option(
+    "--base", metavar="DIR", help="With FILE: the base it was grown from, where not at hand."
+)
 @click.option("--public-key", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--host", help="Default: gateway.host, 127.0.0.1.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Default: gateway.port, 8710.")
@@ -62,7 +64,8 @@ def serve(
         file,
         public_key=trusted_key(settings.home.keys, public_key=pinned),
         secret=settings.signing_secret,
-        base=base or settings.config.local.base_model,
+        base=base,
+        configured_base=settings.config.local.base_model,
         host=host,
         port=port,
     )
@@ -110,6 +113,7 @@ def run(task: str, input_: str) -> None:
         "cost_usd": result.cost_usd,
         "latency_ms": result.latency_ms,
         "pair_id": result.pair_id,
+        "quality_risk": result.quality_risk,
     }
     terminal().result(
         document,
@@ -118,6 +122,8 @@ def run(task: str, input_: str) -> None:
         else result.output,
     )
     terminal().say(f"served by {result.served_by} in {result.latency_ms:.0f} ms")
+    if result.quality_risk:
+        terminal().say("quality at risk: below the threshold, and no budget for a remote answer")
 
 
 @click.command()
@@ -127,9 +133,15 @@ def run(task: str, input_: str) -> None:
 def status(task: str | None, tenant: str | None) -> None:
     """Phase, agreement, sampling, cost, savings, alerts; and what to do next."""
     from apprentice_pipeline.stages import report as gathering
+    from apprentice_pipeline.stages.streams import require_known
 
+    tenant = opening.checked_tenant(tenant)
+    if task is not None:
+        opening.checked_name(task, "task")
     with opening.workspace() as workspace:
-        found = gathering.status(workspace, tenant or "default", task)
+        if task is not None:
+            require_known(workspace, tenant, task)
+        found = gathering.status(workspace, tenant, task)
     terminal().result(found.to_dict(), found.text())
 
 
@@ -142,8 +154,9 @@ def report(form: str, tenant: str | None, out: Path | None) -> None:
     """Every task's numbers, each with its interval."""
     from apprentice_pipeline.stages import report as gathering
 
+    tenant = opening.checked_tenant(tenant)
     with opening.workspace() as workspace:
-        found = gathering.report(workspace, tenant or "default")
+        found = gathering.report(workspace, tenant)
     text = json.dumps(found.to_dict(), indent=2) if form == "json" else found.render(form)
     if out is not None:
         out.write_text(text + "\n", encoding="utf-8")

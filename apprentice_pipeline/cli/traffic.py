@@ -12,6 +12,7 @@ from apprentice_pipeline.cli import opening
 from apprentice_pipeline.cli.terminal import json_option, terminal
 from apprentice_pipeline.errors import UsageError
 
+_FIRST_STEP = "next: `apprentice serve`, then point a client at it (`apprentice capture --help`)"
 tenant_option = click.option("--tenant", help="Default: the tenant `default`.")
 namespace_option = click.option("--namespace", required=True, help="The task's stream.")
 
@@ -67,20 +68,20 @@ def capture(
 def capture_status(namespace: str | None, tenant: str | None) -> None:
     """Pairs captured and verified, and when the next training is due."""
     from apprentice_pipeline.stages import readiness
+    from apprentice_pipeline.stages.streams import require_known
 
+    tenant = opening.checked_tenant(tenant)
+    if namespace is not None:
+        opening.checked_name(namespace, "namespace")
     with opening.workspace() as workspace:
-        streams = readiness.of_tenant(workspace, tenant or "default", namespace)
+        if namespace is not None:
+            require_known(workspace, tenant, namespace)
+        streams = readiness.of_tenant(workspace, tenant, namespace)
     documents = [stream.to_dict() for stream in streams]
-    if not streams:
-        terminal().result(
-            documents,
-            "nothing captured yet\n"
-            "next: `apprentice serve`, then point a client at it (`apprentice capture --help`)",
-        )
-        return
-    terminal().result(
-        documents[0] if namespace else documents, "\n".join(s.text() for s in streams)
-    )
+    text = "\n".join(stream.text() for stream in streams)
+    if not any(stream.pairs for stream in streams):
+        text = "\n".join(("nothing captured yet", *text.splitlines(), _FIRST_STEP))
+    terminal().result(documents[0] if namespace else documents, text)
 
 
 @click.command()
@@ -177,27 +178,27 @@ def import_(
 
 @click.command()
 @click.argument("pair_id")
-@click.option("--approve", "action", flag_value="approve")
-@click.option("--reject", "action", flag_value="reject")
+@click.option("--approve", is_flag=True)
+@click.option("--reject", is_flag=True)
 @click.option("--edit", metavar="JSON", help="The corrected output.")
 @tenant_option
 @json_option
-def feedback(pair_id: str, action: str | None, edit: str | None, tenant: str | None) -> None:
+def feedback(
+    pair_id: str, approve: bool, reject: bool, edit: str | None, tenant: str | None
+) -> None:
     """A person's label of a pair."""
     from apprentice_pipeline.stages.labelling import record_feedback
 
-    if (action is None) == (edit is None):
+    tenant = opening.checked_tenant(tenant)
+    said = {"approve": approve, "reject": reject, "edit": edit is not None}
+    if sum(said.values()) != 1:
         raise UsageError(
             "say exactly one of --approve, --reject and --edit JSON", remedy="see --help"
         )
+    (action,) = (name for name, given in said.items() if given)
+    corrected = None if edit is None else _correction(edit)
     with opening.workspace() as workspace:
-        recorded = record_feedback(
-            workspace,
-            tenant or "default",
-            pair_id,
-            action=action or "edit",
-            edit=_json_value(edit) if edit is not None else None,
-        )
+        recorded = record_feedback(workspace, tenant, pair_id, action=action, edit=corrected)
     terminal().result(
         {"pair_id": pair_id, "action": recorded.action, "namespace": recorded.namespace},
         f"{recorded.action}: {pair_id}",
@@ -234,15 +235,16 @@ def erase(
         )
     if namespace is not None and bool(pair_id) == everything:
         raise UsageError("say --pair ID or --all", remedy="exactly one of the two")
+    tenant = opening.checked_tenant(tenant)
+    if namespace is not None:
+        opening.checked_name(namespace, "namespace")
     what = f"tenant {tenant}" if namespace is None else f"{pair_id or 'everything'} in {namespace}"
     if not yes and not terminal().as_json and sys.stdin.isatty():
         click.confirm(f"erase {what} for good?", abort=True, err=True)
     if proof is not None and not proof.absolute().parent.is_dir():
         raise UsageError(f"there is no folder {proof.parent}", remedy="check --proof")
     with opening.workspace() as workspace:
-        done = erasure.erase(
-            workspace, tenant or "default", namespace, pair_id, must_prove=proof is not None
-        )
+        done = erasure.erase(workspace, tenant, namespace, pair_id, must_prove=proof is not None)
     if proof is not None and done.proof is not None:
         proof.write_bytes(erasure.proof_bytes(done.proof))
     lines = [f"erased {done.pairs} pairs of {what}"]
@@ -252,12 +254,18 @@ def erase(
     terminal().result(done.to_dict(), "\n".join(lines))
 
 
-def _json_value(text: str) -> Any:
+def _correction(text: str) -> Any:
     import json
 
     try:
-        return json.loads(text)
+        corrected = json.loads(text)
     except ValueError:
         raise UsageError(
             "--edit is not JSON", remedy="quote it for the shell: --edit '{\"a\": 1}'"
         ) from None
+    if corrected is None:
+        raise UsageError(
+            "--edit null corrects nothing",
+            remedy="give the output it should have been, or --reject",
+        )
+    return corrected

@@ -1,7 +1,7 @@
 """The real controller on a virtual clock: what a policy would do to a stream of traffic.
 
-Belongs here: scenarios from plain values and a deterministic stream of requests. Does not:
-any rule of its own; every decision is `phases`, `risk`, `drift` and `sampling`.
+Belongs here: a deterministic stream of requests. Does not: reading a scenario (`scenario`); any
+rule of its own: every decision is `phases`, `risk`, `drift` and `sampling`.
 
 A request's confidence c is uniform and the chance that both models agree on it is
 1 - 3 (1 - a)(1 - c)^2, whose mean is the day's agreement `a`: errors gather where confidence
@@ -10,44 +10,16 @@ is low. Draws are keyed hashes, so the same scenario gives the same table.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Final
+from typing import Final
 
-from pydantic import ValidationError
-
-from apprentice_pipeline import config
 from apprentice_pipeline.control import phases, risk
 from apprentice_pipeline.control.events import Event, RecalibrationDue
-from apprentice_pipeline.control.phases import Champion, Comparison, ControlState, Policy
-from apprentice_pipeline.control.sampling import Steps, keyed_draw
-from apprentice_pipeline.errors import UsageError
+from apprentice_pipeline.control.phases import Champion, Comparison, ControlState
+from apprentice_pipeline.control.sampling import keyed_draw
+from apprentice_pipeline.control.scenario import Scenario, Stretch
 
 DAY_US: Final = 86_400_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Stretch:
-    """Consecutive equal days; `promote` installs a new champion at their start."""
-
-    days: int = 1
-    agreement: float = 0.95
-    promote: bool = False
-    requests_per_day: int = 200
-    ineligible_share: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Scenario:
-    """Traffic, costs per call in US dollars, and the policy under test."""
-
-    stretches: tuple[Stretch, ...]
-    policy: Policy
-    remote_cost_usd: float = 0.01
-    local_cost_usd: float = 0.0001
-    holdout: int = 300
-    chance: float = 0.1
-    seed: str = "1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,31 +42,6 @@ class Day:
     spend_usd: float
     frontier_only_usd: float
     events: tuple[str, ...]
-
-
-def read_scenario(plain: Mapping[str, Any]) -> Scenario:
-    """A scenario from parsed YAML: the fields of `Scenario`, `stretches` a list, `policy` a map.
-
-    Raises:
-        UsageError: unknown keys, values of the wrong type or out of range, or no stretch; all
-            are named.
-    """
-    faults: list[str] = []
-    policy = _build(Policy, plain.get("policy") or {}, "policy", faults)
-    listed = plain.get("stretches")
-    if not isinstance(listed, Sequence) or isinstance(listed, str) or not listed:
-        faults.append("stretches: at least one is needed")
-        listed = ()
-    stretches = [_build(Stretch, each, f"stretches[{i}]", faults) for i, each in enumerate(listed)]
-    rest = {name: value for name, value in plain.items() if name not in ("policy", "stretches")}
-    whole: Scenario | None = _build(
-        Scenario, rest, "scenario", faults, policy=policy or Policy(), stretches=tuple(stretches)
-    )
-    if faults or whole is None:
-        raise UsageError(
-            "the scenario has faults: " + "; ".join(faults), remedy="correct the keys named"
-        )
-    return whole
 
 
 def simulate(scenario: Scenario) -> tuple[Day, ...]:
@@ -223,48 +170,3 @@ def _describe(event: Event) -> str:
         if each.name not in ("at_us", "certificate")
     ]
     return " ".join([type(event).__name__, *shown])
-
-
-def _build(record: type[Any], plain: Any, where: str, faults: list[str], **given: Any) -> Any:
-    """An instance of a flat record from a mapping; faults are appended, None when there are."""
-    if not isinstance(plain, Mapping):
-        faults.append(f"{where}: must be a mapping")
-        return None
-    kinds = {each.name: str(each.type) for each in fields(record) if each.name not in given}
-    known: dict[str, Any] = {}
-    for name, value in plain.items():
-        if name not in kinds:
-            faults.append(f"{where}.{name}: unknown key (known: {', '.join(sorted(kinds))})")
-        elif not _fits(value, kinds[name]):
-            faults.append(
-                f"{where}.{name}: {value!r} is not a {_KINDS.get(kinds[name], kinds[name])}"
-            )
-        else:
-            known[name] = _READ.get(kinds[name], _as_it_is)(value)
-    return record(**known, **given)
-
-
-def _as_it_is(value: Any) -> Any:
-    return value
-
-
-def _steps(value: Any) -> Steps:
-    return tuple((float(step["at"]), float(step["pi"])) for step in value)
-
-
-_KINDS: Final = {"Steps": "list of {at, pi}, rising in at and never in pi"}
-_READ: Final[Mapping[str, Callable[[Any], Any]]] = {"float": float, "Steps": _steps}
-
-
-def _fits(value: Any, kind: str) -> bool:
-    if kind in ("int", "float"):
-        numeric = isinstance(value, int) or (kind == "float" and isinstance(value, float))
-        return numeric and not isinstance(value, bool) and value >= 0
-    if kind == "Steps":
-        try:
-            return bool(config.Sampling(decay_function="step", step_table=value).step_table)
-        except ValidationError:
-            return False
-    if kind == "Decay":
-        return value in ("exponential", "linear", "step")
-    return isinstance(value, bool if kind == "bool" else str)

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from apprentice_pipeline.artifact.signing import PUBLIC_NAME
 from apprentice_pipeline.demo.setting import Setting
 from apprentice_pipeline.demo.wave import Reply
+from apprentice_pipeline.settings import Settings
 from apprentice_pipeline.stages.report import Status
 from apprentice_pipeline.stages.results import RegisteredModel, ScoredAdapter
 
@@ -16,7 +18,8 @@ from apprentice_pipeline.stages.results import RegisteredModel, ScoredAdapter
 class DemoReport:
     """The demo's figures. Shares in [0, 1]; money in US dollars, `own_usd` the part
     that verification and sampling took; `local_agreement` is the share
-    of locally served answers that equal the known ones, None when none was served."""
+    of locally served answers that equal the known ones, None when none was served. `paths` are
+    those of what was made besides the artifact and the home: addresses where they are elsewhere."""
 
     namespace: str
     phase: str
@@ -45,6 +48,7 @@ class DemoReport:
     frontier_only_usd: float | None
     stand_in: bool
     home: str
+    paths: Mapping[str, str]
     seconds: Mapping[str, float]
 
     @classmethod
@@ -56,6 +60,7 @@ class DemoReport:
         replies: Sequence[Reply],
         seconds: Mapping[str, float],
         setting: Setting,
+        settings: Settings,
     ) -> DemoReport:
         """From what was measured on the way."""
         stream, score = found.streams[0], scored.score
@@ -88,6 +93,7 @@ class DemoReport:
             frontier_only_usd=stream.frontier_only_usd,
             stand_in=setting.stand_in,
             home=str(setting.home),
+            paths=paths_of(settings),
             seconds=dict(seconds),
         )
 
@@ -109,6 +115,7 @@ class DemoReport:
             ("seconds", "  ".join(f"{name} {s:.0f}" for name, s in self.seconds.items())),
             ("artifact", self.artifact),
             ("home", self.home),
+            *((name.replace("_", " "), path) for name, path in self.paths.items()),
         ]
         width = max(len(name) for name, _ in rows)
         table = "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
@@ -143,3 +150,14 @@ class DemoReport:
             f"  apprentice verify {self.artifact}\n"
             f"  apprentice status --task {self.namespace}"
         )
+
+
+def paths_of(settings: Settings) -> dict[str, str]:
+    """Where the settings put the lake, MLflow's and Dagster's storage, and the public key."""
+    home, config = settings.home, settings.config
+    return {
+        "lake": config.store.lake_uri or str(home.lake),
+        "mlflow": config.registry.tracking_uri or str(home.mlflow),
+        "dagster": str(home.dagster),
+        "public_key": config.signing.public_key or str(home.keys / PUBLIC_NAME),
+    }

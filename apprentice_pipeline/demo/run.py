@@ -104,7 +104,9 @@ def run_demo(
             replies = _send(stage.target, second, SECOND_THREADS, "second wave", progress)
             _await_pairs(workspace, stage, len(first) + len(second))
         found = status(workspace, TENANT, stage.namespace)
-        return DemoReport.of(found, scored, registered, replies, clock.seconds, setting)
+        return DemoReport.of(
+            found, scored, registered, replies, clock.seconds, setting, workspace.settings
+        )
 
 
 def read_waves(

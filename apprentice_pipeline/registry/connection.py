@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
-from apprentice_pipeline.errors import RegistryError
+from apprentice_pipeline.errors import RegistryError, StorageFull
+from apprentice_pipeline.store.full_disk import means_full
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -49,13 +50,13 @@ class Connection:
 
     @contextmanager
     def reading(self, doing: str) -> Iterator[MlflowClient]:
-        """The client; `doing` names the operation in errors. Raises: RegistryError."""
+        """The client; `doing` names the operation in errors. Raises: RegistryError, StorageFull."""
         with _mapped(doing):
             yield self._connected()
 
     @contextmanager
     def writing(self, doing: str) -> Iterator[MlflowClient]:
-        """As `reading`, one writer of a file at a time. Raises: RegistryError."""
+        """As `reading`, one writer of a file at a time. Raises: RegistryError, StorageFull."""
         with _mapped(doing):
             client = self._connected()
             with self._lock("registry"):
@@ -96,7 +97,9 @@ class Connection:
         try:
             with closing(sqlite3.connect(address, uri=True, timeout=30)) as connection:
                 connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        except sqlite3.DatabaseError:
+        except sqlite3.DatabaseError as error:
+            if means_full(error):
+                raise
             raise RegistryError(
                 f"{self.database} is not a usable SQLite database",
                 remedy="restore it, or move it away: an empty registry is made at the next start",
@@ -136,6 +139,7 @@ def _client_class() -> type[MlflowClient]:
 
     for logger in ("mlflow", "alembic"):
         logging.getLogger(logger).setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # SQL and its values
     client_class: type[MlflowClient] = mlflow.MlflowClient
     return client_class
 
@@ -152,12 +156,23 @@ def _mapped(doing: str) -> Iterator[None]:
             "MLflow is not installed", remedy="pip install 'apprentice-pipeline[registry]'"
         ) from None
     except OSError as error:
+        if means_full(error):
+            raise _full(doing) from None
         raise RegistryError(f"cannot {doing}: {error.strerror or type(error).__name__}") from None
     except _foreign_errors() as error:
+        if means_full(error):
+            raise _full(doing) from None
         raise RegistryError(
             f"MLflow could not {doing}: {error_code(error)}",
             remedy="check registry.tracking_uri, that the server answers and the disk has room",
         ) from None
+
+
+def _full(doing: str) -> StorageFull:
+    return StorageFull(
+        f"MLflow could not {doing}: its disk is full",
+        remedy="free space under APPRENTICE_HOME/mlflow, then run the command again",
+    )
 
 
 def _foreign_errors() -> tuple[type[Exception], ...]:
@@ -165,4 +180,4 @@ def _foreign_errors() -> tuple[type[Exception], ...]:
     from mlflow.exceptions import MlflowException
     from mlflow.store.db.utils import sqlalchemy as database
 
-    return MlflowException, database.exc.SQLAlchemyError
+    return MlflowException, database.exc.SQLAlchemyError, sqlite3.Error

@@ -16,7 +16,6 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any, Final
 
 import httpx
@@ -25,7 +24,7 @@ import orjson
 from apprentice_pipeline import config
 from apprentice_pipeline.errors import RemoteError, WireError
 from apprentice_pipeline.records import Answer
-from apprentice_pipeline.remote.prices import cost_usd, maximum_cost_usd, most_output_tokens
+from apprentice_pipeline.remote.prices import cost_usd
 from apprentice_pipeline.remote.providers import RemoteProvider, remote_provider
 from apprentice_pipeline.wire.outputs import ending_of
 
@@ -142,23 +141,6 @@ class Remote:
                 remedy="raise remote.timeout_s, or look at the provider's status page",
             ) from None
         return self._answer(call, body, latency_us)
-
-    def maximum_cost_usd(
-        self, input: dict[str, Any], *, provider: str | None = None, model: str | None = None
-    ) -> Decimal:
-        """The most that one answered attempt at `ask` can cost: what a budget reserves.
-
-        Raises: PriceUnknown; RemoteError as `ask` does before it calls.
-        """
-        call = self._call(input, provider, model, None)
-        try:
-            asked = call.of.wire.read_request(call.of.endpoint, call.body)
-        except WireError as error:
-            raise RemoteError(f"the request cannot be put: {error.message}") from None
-        answers = asked.input["parameters"].get("n")
-        tokens = asked.max_output_tokens or most_output_tokens(call.model)
-        times = max(1, answers) if isinstance(answers, int) else 1
-        return maximum_cost_usd(call.model, len(call.body), tokens * times, self._settings.prices)
 
     async def close(self) -> None:
         """Closes the connections."""

@@ -10,18 +10,19 @@ afterwards, cancellation included, the reservation is settled, in full where the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 import orjson
 
-from apprentice_pipeline.config import Budget
+from apprentice_pipeline.config import Budget, Price
 from apprentice_pipeline.control.budget import Limits
 from apprentice_pipeline.errors import RemoteError
 from apprentice_pipeline.records import Answer, now_us
-from apprentice_pipeline.remote.prices import maximum_cost_usd
+from apprentice_pipeline.remote.prices import maximum_cost_usd, most_output_tokens
 from apprentice_pipeline.store.workspace import Workspace
 from apprentice_pipeline.wire.conversation import request_facts
 
@@ -67,10 +68,7 @@ class Spending:
     def _reserve(self, call: Call) -> str:
         config = self._workspace.config
         task = config.task(call.namespace)
-        wanted = request_facts(call.input).max_output_tokens or None
-        maximum = maximum_cost_usd(
-            call.model, len(orjson.dumps(call.input)), wanted, config.remote.prices
-        )
+        maximum = most_usd(call, config.remote.prices)
         return self._workspace.state.reserve(
             tenant=call.tenant,
             namespace=call.namespace,
@@ -82,6 +80,15 @@ class Spending:
             now_us=now_us(),
             count_passthrough=config.budget.enforce_passthrough,
         )
+
+
+def most_usd(call: Call, prices: Mapping[str, Price]) -> Decimal:
+    """The most that one answered attempt can cost: as many answers as it asks for, each as long
+    as it allows or as the model gives. Raises: PriceUnknown."""
+    facts = request_facts(call.input)
+    tokens = facts.max_output_tokens or most_output_tokens(call.model)
+    size = len(orjson.dumps(call.input))
+    return maximum_cost_usd(call.model, size, tokens * max(1, facts.n), prices)
 
 
 def limits_of(budget: Budget) -> Limits:

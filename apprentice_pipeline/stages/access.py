@@ -125,8 +125,9 @@ def seal_provider_key(workspace: Workspace, tenant: str, provider: str, variable
 
 
 def sdk_change(gateway: Gateway, provider: str, key: str) -> SdkChange:
-    """The one change for the provider's official Python SDK."""
-    root = f"http://{gateway.host}:{gateway.port}/v1/capture/{provider}"
+    """The one change for the provider's official Python SDK: https where the gateway has TLS."""
+    scheme = "https" if gateway.tls_certificate else "http"
+    root = f"{scheme}://{gateway.host}:{gateway.port}/v1/capture/{provider}"
     base_url = f"{root}/v1" if provider == "openai" else root
     headers = f'{{"x-apprentice-key": "{key}"}}'
     if provider == "gemini":

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import yaml
 
-from apprentice_pipeline.control.simulate import Day, read_scenario, simulate
+from apprentice_pipeline.control.scenario import read_scenario
+from apprentice_pipeline.control.simulate import Day, simulate
 from apprentice_pipeline.errors import UsageError
+
+_EXAMPLE = "see the example in docs/CONFIGURATION.md"
 
 
 def simulate_file(file: Path) -> list[Day]:
@@ -16,9 +19,9 @@ def simulate_file(file: Path) -> list[Day]:
     try:
         document = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError):
-        raise UsageError(f"{file.name} is not YAML", remedy="see the README's example") from None
+        raise UsageError(f"{file.name} is not YAML", remedy=_EXAMPLE) from None
     if not isinstance(document, dict):
-        raise UsageError(f"{file.name} holds no mapping", remedy="see the README's example")
+        raise UsageError(f"{file.name} holds no mapping", remedy=_EXAMPLE)
     return list(simulate(read_scenario(document)))
 
 

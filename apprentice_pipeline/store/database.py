@@ -21,6 +21,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from apprentice_pipeline.errors import StorageFull, StoreError
+from apprentice_pipeline.store.full_disk import means_full
 from apprentice_pipeline.store.schema import LOCKS, META, METADATA, SCHEMA_VERSION
 
 BUSY_TIMEOUT_MS: Final = 10_000
@@ -146,7 +147,7 @@ def mapped(error: SQLAlchemyError) -> StoreError:
     cause = getattr(error, "orig", None)
     extended = getattr(cause, "sqlite_errorcode", 0)
     code = extended & 0xFF
-    if code == sqlite3.SQLITE_FULL or extended == sqlite3.SQLITE_IOERR_WRITE:
+    if means_full(error):
         return StorageFull("the state database's disk is full", remedy="free space on that disk")
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return StoreError(

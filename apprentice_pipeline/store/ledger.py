@@ -140,8 +140,8 @@ def spending(
     """See `State.spent`."""
     with database.write(_LOCK) as connection:
         _charge_expired(connection, database, now_us)
-        owner = None if tenant is None else (tenant, namespace)
-        return _spending(connection, period_keys(now_us, zone), owner, count_passthrough)
+        keys = period_keys(now_us, zone)
+        return _spending(connection, keys, (tenant, namespace), count_passthrough)
 
 
 def lifetime(
@@ -160,7 +160,7 @@ def lifetime(
 def _spending(
     connection: Connection,
     keys: Mapping[Period, str],
-    owner: tuple[str, str | None] | None,
+    owner: tuple[str | None, str | None] | None,
     count_passthrough: bool,
 ) -> Spending:
     spent = dict.fromkeys(Period, ZERO)

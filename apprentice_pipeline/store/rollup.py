@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
+from apprentice_pipeline.errors import UsageError
+from apprentice_pipeline.records import is_name
 from apprentice_pipeline.store.delta import mapping_errors, reread
 from apprentice_pipeline.store.sealing import CAPTURES, VERDICTS
 
@@ -80,7 +82,14 @@ class _Kept:
 def stream_counts(
     workspace: Workspace, tenant: str, namespace: str, *, since_us: int, recent_us: int
 ) -> StreamCounts:
-    """The stream's counts as the lake is now. Raises: StoreError."""
+    """The stream's counts as the lake is now. Raises: StoreError; UsageError for names that are
+    none, since they become folders."""
+    for name in (tenant, namespace):
+        if not is_name(name):
+            raise UsageError(
+                f"{name!r} cannot name a stream or its tenant",
+                remedy="use lower-case letters, digits, _ and -, 63 characters at most",
+            )
     file = workspace.home.work / tenant / namespace / COUNTS_FILE
     kept, sample = reread(lambda: _brought_up(workspace, tenant, namespace, file))
     return _read_off(kept, sample, since_us, recent_us)

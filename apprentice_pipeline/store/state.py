@@ -265,7 +265,7 @@ class State:
         zone: tzinfo = UTC,
         count_passthrough: bool = False,
     ) -> Spending:
-        """What the current day, week and month hold, for all tenants, one, or one namespace."""
+        """What the current day, week and month hold: of one tenant or all, one namespace or all."""
         return ledger.spending(
             self._database,
             tenant=tenant,

@@ -238,7 +238,10 @@ CONTENT: dict[str, tuple[Callable[[Members], Members], str]] = {
         links(lambda chain: chain[5].update(mac="00" * 32)),
         "breaks at link build: its mac does not match",
     ),
-    "receipt-no-mac": (links(lambda chain: chain[5].update(mac=None)), "carries no macs"),
+    "receipt-no-mac": (
+        links(lambda chain: chain[5].update(mac=None)),
+        "link build: its mac is missing",
+    ),
     "receipt-other-head": (
         edited("manifest.json", receipt_head="00" * 32),
         "names another receipt",

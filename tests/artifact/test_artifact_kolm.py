@@ -52,6 +52,15 @@ def test_without_the_secret_the_report_says_that_the_mac_was_not_checked(
     assert report(verified)["mac"] == "MAC not checked"
 
 
+def test_an_artifact_from_before_there_was_a_secret_still_verifies_and_says_so(
+    contents: KolmContents, signer: Signer
+) -> None:
+    older = pack(contents, signer, secret=None)
+    verified = verify_kolm(older, public_key=signer.public_key, secret=SECRET)
+    assert not verified.mac_checked
+    assert report(verified)["mac"] == "MAC not checked: the receipt carries none"
+
+
 def test_the_same_contents_give_the_same_bytes_but_for_the_signature(
     contents: KolmContents, signer: Signer, artifact: bytes
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import stat
@@ -108,6 +109,18 @@ def test_a_changed_link_breaks_the_chain_or_its_head(at: int, field: str) -> Non
             check_receipt(spoilt)
     with pytest.raises(ArtifactError):
         check_receipt(spoilt, b"secret")
+
+
+def test_a_receipt_without_any_mac_passes_a_secret_and_one_with_some_missing_does_not() -> None:
+    links = [(name, {"n": 1}) for name in LINKS]
+    assert check_receipt(build_receipt(links, secret=None), b"secret") is False
+    for at, name in enumerate(LINKS):
+        chain = build_receipt(links, secret=b"secret")
+        chain[at]["mac"] = None
+        for before, after in itertools.pairwise(chain):  # as whoever rebuilds `prev` would
+            after["prev"] = receipt_head([before])
+        with pytest.raises(ArtifactError, match=f"link {name}: its mac is missing"):
+            check_receipt(chain, b"secret")
 
 
 def test_whoever_rebuilds_the_chain_without_the_secret_is_found_by_its_macs() -> None:

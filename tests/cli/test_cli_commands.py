@@ -76,6 +76,10 @@ def test_on_a_fresh_home_a_command_prints_one_json_document(
         ("feedback 0198-none --approve", 2, "UsageError"),
         ("feedback 0198-none", 2, "UsageError"),
         ("feedback 0198-none --edit {oops", 2, "UsageError"),
+        ("feedback 0198-none --edit null", 2, "UsageError"),
+        ("feedback 0198-none --approve --reject", 2, "UsageError"),
+        ("feedback 0198-none --approve --edit {}", 2, "UsageError"),
+        ("feedback 0198-none --reject --edit 1", 2, "UsageError"),
         ("capture --provider openai", 2, "UsageError"),
         ("capture --provider skynet --as a --namespace b", 2, "UsageError"),
         ("key revoke nobody", 2, "UsageError"),
@@ -104,6 +108,52 @@ def test_what_cannot_be_done_says_so_and_what_to_do(
     assert done.document["message"]
     assert done.document["remedy"]
     assert done.document["message"].splitlines()[0] in done.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("status", "--task", "Bad Name/.."),
+        ("status", "--tenant", "../x"),
+        ("report", "--tenant", "../x"),
+        ("capture", "status", "--namespace", "../x"),
+        ("capture", "status", "--tenant", "../x"),
+        ("erase", "--tenant", "../x"),
+        ("erase", "--namespace", "../x", "--all"),
+    ],
+)
+def test_a_name_that_is_none_is_a_usage_error_and_makes_no_folder(
+    arguments: tuple[str, ...], home: Any, run_apprentice: Run
+) -> None:
+    done = run_apprentice(home, *arguments, "--json")
+    assert (done.status, done.document["error"]) == (2, "UsageError")
+    assert "cannot name a" in done.document["message"]
+    assert not home.root.exists()
+
+
+@pytest.mark.parametrize("command", ["status --task", "capture status --namespace"])
+def test_a_stream_that_does_not_exist_is_told_from_those_that_do(
+    command: str, home: Any, captured: Any, run_apprentice: Run
+) -> None:
+    """A declared task and a key's namespace are streams before their first pair."""
+    home.configure("tasks: [{name: declared}]\n")
+    with home.open() as workspace:
+        captured(workspace, 3)
+    run_apprentice(home, "capture", "--provider", "openai", "--as", "a", "--namespace", "keyed")
+    done = run_apprentice(home, *command.split(), "tikets", "--json")
+    assert (done.status, done.document["error"]) == (1, "UnknownStream")
+    assert "unknown: default.tikets" in done.document["message"]
+    assert "declared, keyed, tickets" in done.document["message"]
+    for known in ("declared", "keyed", "tickets"):
+        assert run_apprentice(home, *command.split(), known).status == 0
+
+
+@pytest.mark.parametrize("arguments", ["capture status", "capture status --namespace tickets"])
+def test_a_fresh_home_says_what_to_do_next(arguments: str, home: Any, run_apprentice: Run) -> None:
+    done = run_apprentice(home, *arguments.split())
+    assert done.status == 0
+    assert "nothing captured yet" in done.out
+    assert "apprentice serve" in done.out
 
 
 def test_without_json_an_error_leaves_stdout_empty(home: Any, run_apprentice: Run) -> None:
@@ -300,6 +350,9 @@ def test_feedback_is_what_labels_then_say(home: Any, run_apprentice: Run, tmp_pa
 
     assert labelled("--reject") == ("rejected", row["output"])
     assert labelled("--approve") == ("approved", row["output"])
+    for refused in (["--approve", "--reject"], ["--reject", "--edit", "1"], ["--edit", "null"]):
+        done = run_apprentice(home, "feedback", row["pair_id"], *refused, "--json")
+        assert (done.status, done.document["error"]) == (2, "UsageError")
     assert labelled("--edit", '{"category": "billing"}') == ("approved", {"category": "billing"})
 
 

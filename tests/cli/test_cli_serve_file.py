@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,6 +16,11 @@ import anthropic
 import httpx
 import openai
 import pytest
+
+from apprentice_pipeline.artifact.kolm import trusted_key, verify_kolm
+from apprentice_pipeline.distill.base_model import resolve_base
+from apprentice_pipeline.errors import ArtifactError, BaseModelMissing
+from apprentice_pipeline.gateway.single import find_base
 
 
 def artifact_of(home: Any) -> Path:
@@ -63,6 +69,83 @@ def test_both_sdks_get_the_same_answer_streamed_or_not(served: str) -> None:
     assert whole.choices[0].message.content == streamed == message.content[0].text
     assert whole.usage is not None
     assert whole.usage.completion_tokens > 0
+
+
+def test_an_answer_that_the_limit_cut_says_so(served: str) -> None:
+    asked: list[Any] = [{"role": "user", "content": "where is my refund"}]
+    with openai.OpenAI(base_url=f"{served}/v1", api_key="any") as client:
+        cut = client.chat.completions.create(model="m", messages=asked, max_tokens=2)
+        with client.chat.completions.create(
+            model="m", messages=asked, max_tokens=2, stream=True
+        ) as events:
+            reasons = [e.choices[0].finish_reason for e in events if e.choices]
+    with anthropic.Anthropic(base_url=served, api_key="any") as other:
+        message = other.messages.create(model="m", messages=asked, max_tokens=2)
+        with other.messages.stream(model="m", messages=asked, max_tokens=2) as stream:
+            streamed = stream.get_final_message()
+    assert cut.usage is not None
+    assert cut.usage.completion_tokens == 2
+    assert cut.choices[0].finish_reason == "length"
+    assert [reason for reason in reasons if reason] == ["length"]
+    assert (message.stop_reason, streamed.stop_reason) == ("max_tokens", "max_tokens")
+
+
+TOOL = {"name": "look_up", "description": "x", "input_schema": {"type": "object"}}
+
+
+@pytest.mark.parametrize(
+    ("path", "parameters", "named"),
+    [
+        ("chat/completions", {"n": 3}, "support n"),
+        ("chat/completions", {"response_format": {"type": "json_object"}}, "response_format"),
+        (
+            "chat/completions",
+            {"tools": [{"type": "function", "function": {"name": "look_up"}}]},
+            "support tools",
+        ),
+        ("chat/completions", {"logprobs": True}, "logprobs"),
+        ("chat/completions", {"stop": ["x"]}, "support stop"),
+        ("messages", {"tools": [TOOL]}, "support tools"),
+        ("messages", {"thinking": {"type": "enabled", "budget_tokens": 1024}}, "thinking"),
+        ("messages", {"stop_sequences": ["x"]}, "stop_sequences"),
+    ],
+)
+def test_what_it_cannot_do_is_refused_in_the_providers_shape(
+    served: str, path: str, parameters: dict[str, Any], named: str
+) -> None:
+    body = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hello"}]}
+    refused = httpx.post(f"{served}/v1/{path}", json={**body, **parameters})
+    assert refused.status_code == 400
+    error = refused.json()["error"]
+    assert error["type"] == "invalid_request_error"
+    assert named in error["message"]
+
+
+def test_a_conversation_longer_than_the_context_is_refused(served: str) -> None:
+    messages = [{"role": "user", "content": "where is my refund? " * 5_000}]
+    body = {"model": "m", "messages": messages}
+    refused = httpx.post(f"{served}/v1/chat/completions", json=body, timeout=60)
+    assert refused.status_code == 400
+    assert "context holds" in refused.json()["error"]["message"]
+
+
+def test_the_base_is_the_manifests_whatever_else_is_configured(
+    distilled: Any, tmp_path: Path
+) -> None:
+    """Another base by configuration gives way; another base by `--base` is refused."""
+    key = trusted_key(distilled.root / "keys")
+    verified = verify_kolm(artifact_of(distilled), public_key=key)
+    embedded = resolve_base("embedded")
+    other = tmp_path / "other"
+    shutil.copytree(embedded.path, other)
+    (other / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    for configured in ("embedded", str(other), "no-such-base"):
+        assert find_base(verified, None, configured) == embedded
+    with pytest.raises(ArtifactError, match="grown from embedded") as refused:
+        find_base(verified, str(other), "embedded")
+    assert "--base DIR" in refused.value.remedy
+    with pytest.raises(BaseModelMissing):
+        find_base(verified, str(tmp_path / "absent"), "embedded")
 
 
 def test_a_web_page_a_foreign_host_and_a_broken_body_are_refused(served: str) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import pytest
 
-from apprentice_pipeline.control.simulate import read_scenario, simulate
+from apprentice_pipeline.control.scenario import _RANGES, Stretch, read_scenario
+from apprentice_pipeline.control.simulate import simulate
+from apprentice_pipeline.control.state import Policy
 from apprentice_pipeline.errors import UsageError
 
 SCENARIO: dict[str, Any] = {
@@ -67,3 +70,41 @@ def test_all_faults_of_a_scenario_are_named_together() -> None:
         assert fault in str(caught.value)
     with pytest.raises(UsageError, match="at least one"):
         read_scenario({})
+
+
+@pytest.mark.parametrize(
+    ("where", "values"),
+    [
+        ("stretch", {"agreement": (1.01, -0.1, float("inf"), float("nan"))}),
+        ("stretch", {"ineligible_share": (1.5, -1), "days": (0, -3), "requests_per_day": (-1,)}),
+        ("scenario", {"chance": (2, -0.5), "holdout": (-1,), "remote_cost_usd": (-0.01, 1e9)}),
+        ("policy", {"max_disagreement": (0, 1, 1.5), "risk_delta": (0.0, 1), "arl": (1, -5)}),
+        ("policy", {"window_size": (0,), "min_floor": (-0.1, 2), "coaching_trigger": (1.0,)}),
+        ("policy", {"confidence_delta": (0, 1), "trend_sensitivity": (-1, 2)}),
+        ("policy", {"emergency_threshold": (7,), "phase2_to_phase3": (1.1,)}),
+    ],
+)
+def test_a_number_out_of_its_range_is_named_with_the_range(
+    where: str, values: dict[str, tuple[float, ...]]
+) -> None:
+    for name, wrong in values.items():
+        for value in wrong:
+            plain: dict[str, Any] = {"stretches": [{}], "policy": {}}
+            place = {"stretch": plain["stretches"][0], "policy": plain["policy"]}
+            place.get(where, plain)[name] = value
+            with pytest.raises(UsageError, match=rf"{name}: .* is not (from|above) ") as caught:
+                read_scenario(plain)
+            assert "docs/CONFIGURATION.md" in caught.value.remedy
+
+
+def test_thresholds_that_do_not_rise_are_a_fault() -> None:
+    with pytest.raises(UsageError, match="thresholds must rise"):
+        read_scenario({"stretches": [{}], "policy": {"emergency_threshold": 0.8}})
+
+
+def test_every_number_has_its_range_and_its_default_lies_within() -> None:
+    assert read_scenario({"stretches": [{}]}).policy == Policy()
+    for record in (Stretch(), Policy(), read_scenario({"stretches": [{}]})):
+        for each in fields(record):
+            if each.type in ("int", "float"):
+                assert _RANGES[each.name].holds(getattr(record, each.name))

@@ -13,6 +13,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from apprentice_pipeline.demo.report import DemoReport
+
 CANARY = "zanzibar-canary-7f3a9"
 QUICK = """
 distill: {threshold: 60, epochs: 1, rank: 4, holdout_fraction: 0.25}
@@ -75,6 +77,21 @@ def test_the_report_holds_the_contracts_figures_and_nothing_else_is_on_stdout(
     assert Path(report["artifact"]).is_file()
     assert report["fidelity_low"] <= report["fidelity"] <= report["fidelity_high"]
     assert report["second_wave"] > 40
+
+
+def test_the_report_says_where_everything_is_that_was_made(
+    demo: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    world, done = demo
+    report = json.loads(done.stdout)
+    paths = report["paths"]
+    assert set(paths) == {"lake", "mlflow", "dagster", "public_key"}
+    for path in (report["home"], report["artifact"], *paths.values()):
+        assert Path(path).exists()
+        assert Path(path).is_relative_to(world / "home")
+    assert "PUBLIC KEY" in Path(paths["public_key"]).read_text()
+    text = DemoReport(**report).text()
+    assert all(path in text for path in paths.values())
 
 
 def test_a_canary_is_in_no_file_and_in_no_output(

@@ -246,6 +246,16 @@ def test_unless_the_configuration_asks_for_it(start: Any, provider: Any, ask: An
     assert gateway.counted("budget_refused") >= 2
 
 
+def test_a_tasks_own_limit_is_not_used_up_by_another_tasks_calls(start: Any, ask: Any) -> None:
+    limit = {"daily": "0.000001", "enforce_passthrough": True}
+    gateway = start(tasks=[{"name": name, "budget": limit} for name in ("tickets", "mail")])
+    mail, tickets = ({"x-apprentice-namespace": name} for name in ("mail", "tickets"))
+    assert ask(gateway.capture(), CHAT, ASK, mail).status == 200
+    gateway.flush()
+    eventually(lambda: ask(gateway.capture(), CHAT, ASK, mail).status == 429)
+    assert ask(gateway.capture(), CHAT, ASK, tickets).status == 200
+
+
 def test_an_unstreamed_answer_is_kept_though_its_client_left(gateway: Any, provider: Any) -> None:
     with connect(gateway) as client:
         unstreamed = request_bytes("waiting-json").replace(b'"stream":true', b'"stream":null')

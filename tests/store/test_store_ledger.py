@@ -131,6 +131,8 @@ def test_spending_is_told_by_kind_tenant_and_namespace(state: State) -> None:
     assert state.lifetime_spending()["run"] == (Decimal("0.7"), 3)
     assert state.spent("umbrella", now_us=NOW_US).spent[Period.WEEK] == Decimal("0.4")
     assert state.spent(now_us=NOW_US, zone=UTC).spent[Period.MONTH] == Decimal("1.0")
+    assert state.spent(None, "mail", now_us=NOW_US).spent[Period.DAY] == Decimal("0.2")
+    assert state.spent(None, "tickets", now_us=NOW_US).spent[Period.DAY] == Decimal("0.8")
 
 
 @settings(max_examples=15, deadline=None)

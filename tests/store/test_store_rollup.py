@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from apprentice_pipeline.errors import UsageError
 from apprentice_pipeline.records import Exchange, Verdict
 from apprentice_pipeline.settings import load_settings
 from apprentice_pipeline.store import rollup
@@ -31,6 +32,13 @@ def judged(made: Exchange, word: str, after: int = 1) -> Verdict:
 
 def counts(workspace: Workspace, since_us: int = 0, recent_us: int = 0) -> StreamCounts:
     return stream_counts(workspace, "acme", "tickets", since_us=since_us, recent_us=recent_us)
+
+
+@pytest.mark.parametrize("names", [("acme", "../x"), ("../x", "tickets"), ("acme", "")])
+def test_what_is_no_name_becomes_no_folder(workspace: Workspace, names: tuple[str, str]) -> None:
+    with pytest.raises(UsageError, match="cannot name a stream"):
+        stream_counts(workspace, *names, since_us=0, recent_us=0)
+    assert not [*workspace.home.work.rglob("counts.arrow")]
 
 
 def anew(workspace: Workspace, **times: int) -> StreamCounts:
