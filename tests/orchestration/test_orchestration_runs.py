@@ -19,6 +19,7 @@ from apprentice_pipeline.orchestration.runs import (
     distill,
     execute,
     instance,
+    prepare_instance,
     tick_threshold_sensor,
 )
 from apprentice_pipeline.routing.champion import control_of
@@ -292,3 +293,13 @@ def test_an_evaluation_does_not_count_as_a_training(alarmed: Any) -> None:
         assert (after.new_train, after.evidence) == (before.new_train, before.evidence)
         with pytest.raises(UsageError, match="do not belong together"):
             artifact.pack_and_sign(workspace, "default", "tickets")
+
+
+@pytest.mark.parametrize("name", ["a #comment", "key: value", "'quoted' \"twice\"", "{braces}"])
+def test_a_home_may_have_any_path(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / name / "dagster"
+    with instance(prepare_instance(folder)) as opened:
+        opened.add_dynamic_partitions("streams", [STREAM])
+    assert any(folder.glob("**/*.db"))
+    with instance(folder) as again:
+        assert again.get_dynamic_partitions("streams") == [STREAM]
