@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 from apprentice_pipeline.cli.terminal import Terminal
 from apprentice_pipeline.errors import ApprenticeError, UsageError
@@ -63,13 +62,10 @@ def run_together(
 def registry_server(settings: Settings) -> str | None:
     """The address of the MLflow server that is the registry, without credentials; None where
     the registry is a database, which a server of ours can show."""
-    from apprentice_pipeline.stages.promotion import registry_uri
+    from apprentice_pipeline.registry.connection import without_credentials
 
-    parts = urlsplit(registry_uri(settings))
-    if parts.scheme not in {"http", "https"}:
-        return None
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path, "", ""))
+    uri = settings.config.registry.tracking_uri
+    return without_credentials(uri) if uri.startswith(("http://", "https://")) else None
 
 
 def services_of(
