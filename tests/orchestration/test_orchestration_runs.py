@@ -12,9 +12,16 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from apprentice_pipeline.errors import DistillError, GateRefused, TooFewPairs, UsageError
+from apprentice_pipeline.errors import (
+    BaseModelMissing,
+    DistillError,
+    GateRefused,
+    TooFewPairs,
+    UsageError,
+)
 from apprentice_pipeline.orchestration import automation
 from apprentice_pipeline.orchestration.partitions import stream_day_key
+from apprentice_pipeline.orchestration.pipeline import Pipeline
 from apprentice_pipeline.orchestration.runs import (
     distill,
     execute,
@@ -293,6 +300,20 @@ def test_an_evaluation_does_not_count_as_a_training(alarmed: Any) -> None:
         assert (after.new_train, after.evidence) == (before.new_train, before.evidence)
         with pytest.raises(UsageError, match="do not belong together"):
             artifact.pack_and_sign(workspace, "default", "tickets")
+
+
+def test_a_base_that_is_not_there_stops_the_run_with_its_own_cause(
+    home: Any, captured: Callable[..., Any]
+) -> None:
+    home.configure(
+        "distill: {threshold: 60, holdout_fraction: 0.2}\nkscore: {min_holdout: 10}\n"
+        "verify: {fraction: 0}"
+    )
+    pipeline = Pipeline(home.environment, base_model="./nodir")
+    captured(pipeline.workspace, 120)
+    with pytest.raises(BaseModelMissing, match="no such folder"):
+        distill(pipeline, "default", "tickets")
+    pipeline.workspace.close()
 
 
 @pytest.mark.parametrize("name", ["a #comment", "key: value", "'quoted' \"twice\"", "{braces}"])
