@@ -10,6 +10,10 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --d
 INSTR  := tests/conformance/instructor
 INSTRS := $(INSTR)/.venv/.installed
 
+# Installs Debian packages, where this user may: $(call apt,names)
+apt     = [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
+	  apt-get install -qq --yes --no-install-recommends $(1) >/dev/null
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo dev test browser node instructor check format base samples clean bench-gateway bench-export bench-status chaos fuzz
 
@@ -60,16 +64,17 @@ fuzz: $(STAMP)  ## our own OpenAPI document, then every target of fuzz/ (FUZZ_SE
 
 browser:  ## Chromium, which a test of the gateway opens: installed where that can be done
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || \
-	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  apt-get update -qq && apt-get install -qq --yes --no-install-recommends chromium >/dev/null; \
-	else \
-	  echo "One test needs Chromium; install it (Debian: sudo apt-get install chromium)." >&2; \
-	fi
+	{ $(call apt,chromium); } || \
+	  echo "tests/gateway/test_gateway_browser.py opens Chromium and fails without it. Install it" \
+	    "(Debian: sudo apt-get install chromium), then run make again." >&2
 
-node:  ## the Node SDKs that tests/conformance runs: installed where npm is at hand
-	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(SDKS); else \
-	  echo "The conformance tests run the Node SDKs: install Node 20 or newer, with npm" \
-	    "(Debian 13: sudo apt-get install nodejs npm), then run make again." >&2; \
+node:  ## the Node SDKs that tests/conformance runs, and Node: installed where that can be done
+	@command -v npm >/dev/null || { $(call apt,nodejs npm); } || true
+	@if command -v npm >/dev/null && node -e 'process.exit(+(parseInt(process.versions.node) < 20))'; \
+	then $(MAKE) --no-print-directory $(SDKS); else \
+	  echo "tests/conformance/test_conformance_node.py runs the Node SDKs and fails without them." \
+	    "Install Node 20 or newer, with npm (Debian 13: sudo apt-get install nodejs npm)," \
+	    "then run make again." >&2; \
 	fi
 
 $(SDKS): $(NODE)/package.json $(NODE)/package-lock.json

@@ -16,7 +16,7 @@ from apprentice_pipeline.control.risk import Certificate
 from apprentice_pipeline.control.state import Comparison, ControlState, Phase
 from apprentice_pipeline.errors import DeadlineMissed, Overloaded, ServingError
 from apprentice_pipeline.records import Answer, Usage, new_pair_id, now_us
-from apprentice_pipeline.routing import Attempt, Duplicate, Router
+from apprentice_pipeline.routing import Attempt, Duplicate, Router, tail
 from apprentice_pipeline.routing.champion import (
     ServingFacts,
     bring_into_force,
@@ -229,6 +229,7 @@ async def test_a_hesitant_answer_is_escalated_and_compared(setup: Setup) -> None
     assert row["score"] == 0.0
     assert row["confidence"] == pytest.approx(0.3)
     assert setup.counter("remote_escalated") == 1
+    assert setup.counter(tail.escalated(1)) == 1
     assert len(setup.backend.asked) == 1, "the answer at hand is compared, not asked again"
 
 
@@ -257,19 +258,24 @@ async def test_an_answer_that_may_not_be_given_is_escalated_however_confident(
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("change", "reason", "kind"),
     [
-        ({"messages": [{"role": "user", "content": "hi"}]}, "system prompt not seen"),
-        ({"parameters": {"tools": [{"name": "f"}]}}, "tools"),
-        ({"parameters": {"n": 2}}, "does not support n"),
+        (
+            {"messages": [{"role": "user", "content": "hi"}]},
+            "system prompt not seen",
+            "system prompt not seen in training",
+        ),
+        ({"parameters": {"tools": [{"name": "f"}]}}, "tools", "tools"),
+        ({"parameters": {"n": 2}}, "does not support n", "n"),
         (
             {"messages": [INPUT["messages"][0], {"role": "user", "content": "x" * 9_000}]},
             "tokens needed",
+            "more tokens than the context holds",
         ),
     ],
 )
 async def test_what_the_local_model_may_not_be_asked_goes_remote_with_the_reason(
-    setup: Setup, change: dict[str, Any], reason: str
+    setup: Setup, change: dict[str, Any], reason: str, kind: str
 ) -> None:
     setup.serve()
     attempt = await setup.attempt(**change)
@@ -279,6 +285,9 @@ async def test_what_the_local_model_may_not_be_asked_goes_remote_with_the_reason
     await setup.router.settled()
     assert setup.backend.asked == []
     assert setup.counter("remote_ineligible") == 1
+    counters = setup.workspace.state.counters(TENANT, NAMESPACE)
+    assert tail.ineligible_by_kind(counters, 1) == {kind: 1}
+    assert tail.ineligible_by_kind(counters, 2) == {}, "each champion has its own"
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """`apprentice dev`: gateway, Dagster and MLflow as child processes on one home.
 
 Starts, watches, stops. The children's output goes to log files under the home; one that dies
-ends the others, with the end of its log shown.
+ends the others, with the end of its log shown. A registry that is a server already is only named.
 """
 
 from __future__ import annotations
@@ -42,10 +42,14 @@ def run_together(
 
     Raises: UsageError for a port in use; ApprenticeError when a child dies.
     """
-    for port in (gateway_port, dagster_port, mlflow_port):
+    server = registry_server(settings)
+    for port in (gateway_port, dagster_port, *(() if server else (mlflow_port,))):
         _require_free(port)
-    services = _services(settings, gateway_port, dagster_port, mlflow_port)
+    services = services_of(settings, gateway_port, dagster_port, mlflow_port)
     addresses = {service.name: service.url for service in services}
+    if server:
+        addresses["mlflow"] = server
+        terminal.say(f"{'mlflow':<8} {server} (the server of registry.tracking_uri)")
     with _running(services, _environment(settings)) as children:
         for service, child in children:
             _await_ready(service, child)
@@ -55,9 +59,19 @@ def run_together(
         _watch(children)
 
 
-def _services(
+def registry_server(settings: Settings) -> str | None:
+    """The address of the MLflow server that is the registry, without credentials; None where
+    the registry is a database, which a server of ours can show."""
+    from apprentice_pipeline.registry.connection import without_credentials
+
+    uri = settings.config.registry.tracking_uri
+    return without_credentials(uri) if uri.startswith(("http://", "https://")) else None
+
+
+def services_of(
     settings: Settings, gateway_port: int, dagster_port: int, mlflow_port: int
 ) -> list[Service]:
+    """What to start: the gateway, Dagster, and MLflow unless the registry is a server already."""
     from apprentice_pipeline.orchestration.runs import prepare_instance
     from apprentice_pipeline.stages.promotion import registry_uri
 
@@ -70,24 +84,13 @@ def _services(
     )
     if settings.config.gateway.tls_certificate:
         gateway = gateway.replace("http:", "https:", 1)
-    return [
+    services = [
         Service(
             "gateway",
             (python, "-m", "apprentice_pipeline.cli", "serve", "--port", str(gateway_port)),
             gateway,
             f"{gateway}/readyz",
             logs / "gateway.log",
-        ),
-        Service(
-            "mlflow",
-            (
-                *(python, "-m", "mlflow", "ui", "--host", "127.0.0.1"),
-                *("--port", str(mlflow_port), "--workers", "1"),
-                *("--backend-store-uri", registry_uri(settings)),
-            ),
-            mlflow,
-            f"{mlflow}/health",
-            logs / "mlflow.log",
         ),
         Service(
             "dagster",
@@ -101,6 +104,24 @@ def _services(
             logs / "dagster.log",
         ),
     ]
+    if registry_server(settings) is None:
+        services.append(_mlflow(mlflow, mlflow_port, registry_uri(settings), logs))
+    return services
+
+
+def _mlflow(url: str, port: int, store: str, logs: Path) -> Service:
+    """MLflow's own server over the database that is the registry."""
+    return Service(
+        "mlflow",
+        (
+            *(sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1"),
+            *("--port", str(port), "--workers", "1"),
+            *("--backend-store-uri", store),
+        ),
+        url,
+        f"{url}/health",
+        logs / "mlflow.log",
+    )
 
 
 def _environment(settings: Settings) -> Mapping[str, str]:

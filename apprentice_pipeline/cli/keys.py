@@ -91,6 +91,7 @@ def list_() -> None:
             "tenant": k.tenant,
             "namespace": k.namespace,
             "role": k.role,
+            "label": k.label,
             "created_at": rfc3339(k.created_at_us),
             "expires_at": rfc3339(k.revoked_at_us or 0) if k.revoked_at_us and ends else None,
             "revoked_at": rfc3339(k.revoked_at_us) if k.revoked_at_us and not ends else None,
@@ -98,7 +99,8 @@ def list_() -> None:
         for k in keys
         for ends in (k.is_good(now),)
     ]
-    headings = ["id", "tenant", "namespace", "role", "created_at", "expires_at", "revoked_at"]
+    headings = ["id", "tenant", "namespace", "role", "label"]
+    headings += ["created_at", "expires_at", "revoked_at"]
     text = (
         table(headings, [[row[h] or "" for h in headings] for row in rows]) if rows else "no keys"
     )

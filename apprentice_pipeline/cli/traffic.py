@@ -44,7 +44,12 @@ def capture(
     tenant, namespace = opening.checked_stream(tenant, namespace)
     with opening.workspace() as workspace:
         created = create_key(
-            workspace, tenant=tenant, namespace=namespace, role="capture", provider=provider
+            workspace,
+            tenant=tenant,
+            namespace=namespace,
+            role="capture",
+            provider=provider,
+            label=name,
         )
         change = sdk_change(workspace.config.gateway, provider, created.key)
     terminal().result(
@@ -54,6 +59,7 @@ def capture(
             "tenant": tenant,
             "namespace": namespace,
             "provider": provider,
+            "label": name,
             "base_url": change.base_url,
             "header": change.header,
         },

@@ -7,6 +7,17 @@ judged after the answer), phases, budgets.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+UNSEEN_PROMPT: Final = "system prompt not seen in training"
+TOO_LONG: Final = "more tokens than the context holds"
+COUNTED_FEATURES: Final = frozenset(
+    {
+        "tools", "images", "n", "logprobs", "response_format", "thinking", "stop", "logit_bias",
+        "presence_penalty", "frequency_penalty", "audio", "modalities", "web_search_options",
+    }
+)  # fmt: skip
+"""Features counted by name. The others are one kind: a client may send any name it likes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +56,28 @@ class ChampionFacts:
 
 def eligible(request: RequestFacts, champion: ChampionFacts) -> str | None:
     """None when the local model may be asked, else the reason why not (never customer text)."""
+    found = _obstacle(request, champion)
+    return None if found is None else found[1]
+
+
+def obstacle(request: RequestFacts, champion: ChampionFacts) -> str | None:
+    """The kind of the reason `eligible` gives, for counting: one of a few, whatever is asked."""
+    found = _obstacle(request, champion)
+    return None if found is None else found[0]
+
+
+def _obstacle(request: RequestFacts, champion: ChampionFacts) -> tuple[str, str] | None:
+    """(kind, reason)."""
     lacking = next((name for name in _needs(request) if not _has(champion, name)), None)
     if lacking is not None:
-        return f"the local backend does not support {lacking}"
+        named = lacking.partition(":")[0]
+        kind = named if named in COUNTED_FEATURES else "another parameter"
+        return kind, f"the local backend does not support {lacking}"
     if request.system_prompt_digest not in champion.system_prompt_digests:
-        return "system prompt not seen in training"
+        return (UNSEEN_PROMPT, UNSEEN_PROMPT)
     wanted = request.prompt_tokens_estimate + request.max_output_tokens
     if wanted > champion.context_tokens:
-        return f"about {wanted} tokens needed, context holds {champion.context_tokens}"
+        return TOO_LONG, f"about {wanted} tokens needed, context holds {champion.context_tokens}"
     return None
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from apprentice_pipeline.artifact.signing import PUBLIC_NAME
 from apprentice_pipeline.demo.setting import Setting
 from apprentice_pipeline.demo.wave import Reply
+from apprentice_pipeline.registry.connection import without_credentials
 from apprentice_pipeline.settings import Settings
 from apprentice_pipeline.stages.report import Status
 from apprentice_pipeline.stages.results import RegisteredModel, ScoredAdapter
@@ -157,7 +158,7 @@ def paths_of(settings: Settings) -> dict[str, str]:
     home, config = settings.home, settings.config
     return {
         "lake": config.store.lake_uri or str(home.lake),
-        "mlflow": config.registry.tracking_uri or str(home.mlflow),
+        "mlflow": without_credentials(config.registry.tracking_uri) or str(home.mlflow),
         "dagster": str(home.dagster),
         "public_key": config.signing.public_key or str(home.keys / PUBLIC_NAME),
     }

@@ -16,6 +16,7 @@ from apprentice_pipeline.errors import BaseModelMissing
 
 EMBEDDED = "embedded"
 _EMBEDDED_FOLDER = Path(__file__).parent.parent / "demo" / "base"
+_PATH_STARTS = (".", "/", "~")
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _FILES = ("*.safetensors", "*.json", "*.txt", "*.jinja", "*.model", "README.md", "LICENSE*")
 # What decides a model's answers: weights, configuration, tokenizer and chat template.
@@ -65,10 +66,16 @@ def resolve_base(name_or_path: str | Path, model_dir: str | Path | None = None) 
         return _describe(folder.name, folder)
     if (kept := _kept(name, model_dir)) is not None:
         return _describe(name, kept)
-    if isinstance(name_or_path, str) and _HUB_ID.fullmatch(name):
+    if isinstance(name_or_path, Path) or name.startswith(_PATH_STARTS):
+        raise BaseModelMissing(
+            f"base {name!r}: there is no such folder",
+            remedy="check the path; it must lead to a folder with config.json, safetensors "
+            "weights and the tokenizer",
+        )
+    if _HUB_ID.fullmatch(name):
         return _describe(name, _snapshot(name))
     raise BaseModelMissing(
-        f"base {folder.name!r} is neither a folder nor a Hugging Face id",
+        f"base {name!r} is neither a folder nor a Hugging Face id",
         remedy='use "embedded", a folder holding a model, or an id such as "owner/model"',
     )
 
@@ -141,18 +148,24 @@ def _license(folder: Path) -> str:
 
 
 def _snapshot(name: str) -> Path:
+    import httpx
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
         cached = Path(snapshot_download(name, allow_patterns=list(_FILES), local_files_only=True))
         if (cached / "config.json").is_file() and any(cached.glob("*.safetensors")):
             return cached
-    except (LocalEntryNotFoundError, ValueError):
-        pass  # not there, or no id at all: the next call says which
+    except HFValidationError:
+        raise BaseModelMissing(
+            f"base {name!r} is neither a folder here nor a possible Hugging Face id",
+            remedy='check the spelling: an id is like "owner/model", a folder like ./models/base',
+        ) from None
+    except OSError:  # not in the cache whole
+        pass
     try:
         return Path(snapshot_download(name, allow_patterns=list(_FILES)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+    except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
         raise BaseModelMissing(
             f"base {name!r} is not in the local cache and could not be fetched",
             remedy="check the id and the network, fetch it beforehand on a machine that is "

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
+import yaml
 
 from apprentice_pipeline.distill.base_model import resolve_base
 from apprentice_pipeline.errors import ApprenticeError, StoreError
@@ -38,23 +40,22 @@ QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 """Progress bars speak for a run in the foreground; every event is in the instance all the same."""
 
 RUN_KEY = "dagster/run_key"
-INSTANCE_SETTINGS = """\
-telemetry:
-  enabled: false
-storage:
-  sqlite:
-    base_dir: {folder}
-nux:
-  enabled: false
-"""
 
 
 def prepare_instance(folder: Path) -> Path:
     """Makes `folder` a DAGSTER_HOME (SQLite, no telemetry) if it is not one; returns it."""
     settings = folder / "dagster.yaml"
     if not settings.exists():
-        write_atomically(settings, INSTANCE_SETTINGS.format(folder=folder).encode())
+        write_atomically(settings, yaml.safe_dump(_instance_settings(folder)).encode())
     return folder
+
+
+def _instance_settings(folder: Path) -> dict[str, Any]:
+    return {
+        "telemetry": {"enabled": False},
+        "storage": {"sqlite": {"base_dir": str(folder)}},
+        "nux": {"enabled": False},
+    }
 
 
 @contextmanager

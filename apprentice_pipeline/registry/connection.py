@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from apprentice_pipeline.errors import RegistryError, StorageFull
 from apprentice_pipeline.store.full_disk import means_full
@@ -119,6 +119,12 @@ class Connection:
 def is_file(uri: str) -> bool:
     """Whether the registry is an SQLite file on this machine."""
     return uri.startswith(_SQLITE)
+
+
+def without_credentials(uri: str) -> str:
+    """The URI as it may be shown: no user, password, query or fragment."""
+    parts = urlsplit(uri)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def file_uri(database: Path) -> str:

@@ -29,13 +29,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from apprentice_pipeline.control.eligibility import eligible
+from apprentice_pipeline.control.eligibility import eligible, obstacle
 from apprentice_pipeline.control.phases import Plan, Verdict, inclusion_probability, judge, plan
 from apprentice_pipeline.control.sampling import keyed_draw
 from apprentice_pipeline.control.state import ControlState
 from apprentice_pipeline.errors import ApprenticeError
 from apprentice_pipeline.records import Answer, ComparisonRow, now_us
 from apprentice_pipeline.remote.prices import cost_usd
+from apprentice_pipeline.routing import tail
 from apprentice_pipeline.routing.attempt import Attempt, Duplicate, Local, sampled_exchange
 from apprentice_pipeline.routing.background import Background
 from apprentice_pipeline.routing.local import LocalModel, served_answer
@@ -153,12 +154,14 @@ class Router:
     async def _attempt(self, standing: Standing, blank: Attempt) -> Attempt:
         facts = self._local.facts(standing, blank.input)
         conversation = prompt_messages(blank.input)
-        reason = eligible(facts, standing.eligibility)
+        reason, kind = (ask(facts, standing.eligibility) for ask in (eligible, obstacle))
         if reason is None and conversation is None:
-            reason = "not a conversation of text alone"
+            reason = kind = "not a conversation of text alone"
         draw = keyed_draw(standing.draw_key, blank.pair_id)
         decided = plan(standing.control, draw, reason, now_us=now_us())
         attempt = replace(blank, plan=decided, standing=standing)
+        if kind is not None:
+            self._count(attempt, **{tail.ineligible(standing.champion.version, kind): 1})
         if decided.answer_from == "remote" or conversation is None:
             counter = decided.reason if decided.shadow else "ineligible"
             return self._to_remote(attempt, decided.reason, counter)
@@ -180,6 +183,7 @@ class Router:
         answer = served_answer(standing, local)
         if not served:
             attempt = replace(attempt, fallback=answer if local.valid else None)
+            self._count(attempt, **{tail.escalated(standing.champion.version): 1})
             return self._to_remote(attempt, "below the confidence threshold", "escalated")
         self._count(attempt, served_local=1, saved_usd=self._saved_usd(standing, answer))
         share = inclusion_probability(decided, verdict)

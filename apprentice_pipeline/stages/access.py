@@ -28,10 +28,11 @@ def create_key(
     role: str | None,
     provider: str | None = None,
     lasts_us: int | None = None,
+    label: str | None = None,
 ) -> CreatedKey:
     """A new key; the role defaults to `capture` with a namespace, else `tenant`.
 
-    `lasts_us`: how long it is good; None is for good.
+    `lasts_us`: how long it is good; None is for good. `label`: what a person calls it.
     """
     now = now_us()
     return workspace.state.create_key(
@@ -41,6 +42,7 @@ def create_key(
         provider=provider,
         now_us=now,
         expires_at_us=None if lasts_us is None else now + lasts_us,
+        label=label,
     )
 
 

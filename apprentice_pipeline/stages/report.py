@@ -13,8 +13,9 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from apprentice_pipeline.records import now_us, rfc3339
-from apprentice_pipeline.stages import readiness
+from apprentice_pipeline.stages import readiness, tail
 from apprentice_pipeline.stages.readiness import Readiness
+from apprentice_pipeline.stages.tail import Tail
 from apprentice_pipeline.store.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ class StreamStatus:
 
     `requests` are exchanges of the customer's traffic since the champion took over, `local` those
     answered locally; money is lifetime, US dollars. `frontier_only_usd` is what the same traffic
-    would have cost with every answer remote, at the stream's own mean price.
+    would have cost with every answer remote, at the stream's own mean price. `certificate` is
+    what lets it serve: tau, n, coverage, upper_bound, alpha, delta (what the j-th spent) and j.
     """
 
     namespace: str
@@ -41,9 +43,12 @@ class StreamStatus:
     sampling: float
     tau: float | None
     coverage: float | None
+    certificate: dict[str, Any] | None
     requests: int
     local: int
     local_share: float | None
+    escalated_share: float | None
+    tail: Tail
     total_requests: int
     total_local: int
     spend_usd: float
@@ -140,6 +145,7 @@ def _stream(workspace: Workspace, tenant: str, namespace: str) -> StreamStatus:
     found = readiness.of_stream(workspace, tenant, namespace)
     certificate = state.champion.certificate if state.champion else None
     requests, local = int(traffic["requests"]), int(traffic["local"])
+    unserved = tail.tail_of(workspace, champion) if champion else Tail()
     return StreamStatus(
         namespace=namespace,
         phase=str(state.phase),
@@ -151,9 +157,12 @@ def _stream(workspace: Workspace, tenant: str, namespace: str) -> StreamStatus:
         sampling=state.sampling.pi if state.phase == "serve" else 1.0,
         tau=state.tau,
         coverage=certificate.coverage if certificate else None,
+        certificate=certificate.to_plain() if certificate else None,
         requests=requests,
         local=local,
         local_share=local / requests if requests else None,
+        escalated_share=_escalated_share(unserved, requests),
+        tail=unserved,
         total_requests=int(traffic["total_requests"]),
         total_local=int(traffic["total_local"]),
         spend_usd=passed + own,
@@ -164,6 +173,11 @@ def _stream(workspace: Workspace, tenant: str, namespace: str) -> StreamStatus:
         readiness=found,
         next_step=_next_step(state, found, namespace),
     )
+
+
+def _escalated_share(found: Tail, requests: int) -> float | None:
+    """Of the requests; an escalated one whose remote call then failed is none of them."""
+    return found.escalated / max(requests, found.escalated) if requests else None
 
 
 def _traffic(
@@ -197,18 +211,34 @@ def _block(stream: StreamStatus) -> str:
         lines.append(f"  {stream.readiness.text().splitlines()[1]}")
     else:
         lines.append(f"  correlation {stream.agreement_text}, sampling {stream.sampling:.0%}")
-        lines.append(_served(stream))
+        lines += [f"  {line}" for line in (_served(stream), _certified(stream))]
+        lines += [f"  {line}" for line in tail.lines(stream.tail)]
     lines.append(_money(stream))
     lines.append(f"  next: {stream.next_step}")
     return "\n".join(lines)
 
 
 def _served(stream: StreamStatus) -> str:
-    share = "—" if stream.local_share is None else f"{stream.local_share:.0%}"
-    certified = "nothing certified"
-    if stream.tau is not None:
-        certified = f"certified at confidence ≥ {stream.tau:g}, {stream.coverage:.0%} of holdout"
-    return f"  local share {share} of {stream.requests} requests since promotion; {certified}"
+    return (
+        f"local share {_share(stream.local_share)}, escalated {_share(stream.escalated_share)} "
+        f"of {stream.requests} requests since promotion"
+    )
+
+
+def _certified(stream: StreamStatus) -> str:
+    found = stream.certificate
+    if found is None:
+        return "certificate: none, no confidence qualifies to be served"
+    return (
+        f"certificate: confidence ≥ {found['tau']:g} (n={found['n']}, "
+        f"{found['coverage']:.0%} of the calibration rows), disagreement ≤ "
+        f"{found['upper_bound']:.4f} of at most {found['alpha']:g}, "
+        f"delta_{found['j']}={found['delta']:.4g}"
+    )
+
+
+def _share(share: float | None) -> str:
+    return "—" if share is None else f"{share:.0%}"
 
 
 def _money(stream: StreamStatus) -> str:
@@ -221,7 +251,10 @@ def _money(stream: StreamStatus) -> str:
 
 
 def _html(found: Status) -> str:
-    headings = ("stream", "phase", "version", "correlation κ", "local share", "spend", "saved")
+    headings = (
+        "stream", "phase", "version", "correlation κ", "local share", "escalated", "certificate",
+        "not served", "spend", "saved",
+    )  # fmt: skip
     rows = [_cells(stream) for stream in found.streams]
     head = "".join(f"<th>{escape(h)}</th>" for h in headings)
     body = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in r) + "</tr>" for r in rows)
@@ -240,7 +273,10 @@ def _cells(stream: StreamStatus) -> Sequence[str]:
         stream.phase,
         str(stream.version or "—"),
         stream.agreement_text,
-        "—" if stream.local_share is None else f"{stream.local_share:.0%}",
+        _share(stream.local_share),
+        _share(stream.escalated_share),
+        _certified(stream).removeprefix("certificate: ") if stream.version else "—",
+        "; ".join(tail.lines(stream.tail)) if stream.version else "—",
         f"${stream.spend_usd:.4f}",
         "—" if stream.saved_usd is None else f"${stream.saved_usd:.4f}",
     )

@@ -26,6 +26,8 @@ from apprentice_pipeline.store.schema import LOCKS, META, METADATA, SCHEMA_VERSI
 
 BUSY_TIMEOUT_MS: Final = 10_000
 _BEGIN: Final = "apprentice_begin"
+_UPGRADES: Final = {1: "ALTER TABLE access_keys ADD COLUMN label VARCHAR"}
+"""What makes a database of one schema one of the next."""
 
 
 class Database:
@@ -115,10 +117,10 @@ class Database:
     def _create(self) -> None:
         with self.read() as connection:
             known = self._version(connection)
-        if known is None:
+        if known is None or known < SCHEMA_VERSION:
             with self.write() as connection:
                 self._create_tables(connection)
-                known = self._version(connection)
+                known = self._upgrade(connection)
         if known != SCHEMA_VERSION:
             raise StoreError(
                 f"the state database has schema {known}, this version knows {SCHEMA_VERSION}",
@@ -134,6 +136,16 @@ class Database:
                 connection.execute(CreateIndex(index, if_not_exists=True))
         row = {"name": "schema", "value": str(SCHEMA_VERSION)}
         connection.execute(self.upsert(META).values(row).on_conflict_do_nothing())
+
+    def _upgrade(self, connection: Connection) -> int | None:
+        """Brings an older schema up to date; the version that it then has."""
+        known = self._version(connection)
+        while known in _UPGRADES:
+            connection.exec_driver_sql(_UPGRADES[known])
+            known += 1
+            row = META.update().where(META.c.name == "schema").values(value=str(known))
+            connection.execute(row)
+        return known
 
     def _version(self, connection: Connection) -> int | None:
         if not self._engine.dialect.has_table(connection, META.name):

@@ -23,6 +23,7 @@ from apprentice_pipeline.store.schema import ACCESS_KEYS, PROVIDER_KEYS
 
 ROLES: Final = ("tenant", "capture", "operator")
 KEY_PREFIX: Final = "ak_"
+MOST_LABEL: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class KeyRecord:
     """What is known of an access key.
 
     `revoked_at_us`: when it stopped being good, or will (an expiry, the grace of a rotation);
-    None while no end is set.
+    None while no end is set. `label`: a person's name for it.
     """
 
     id: str
@@ -51,6 +52,7 @@ class KeyRecord:
     provider: str | None
     created_at_us: int
     revoked_at_us: int | None = None
+    label: str | None = None
 
     def is_good(self, now_us: int) -> bool:
         """Whether the key is accepted at that time."""
@@ -66,10 +68,12 @@ def create_key(
     provider: str | None,
     now_us: int,
     expires_at_us: int | None = None,
+    label: str | None = None,
 ) -> CreatedKey:
     """See `State.create_key`."""
     _check(tenant, namespace, role)
-    asked = KeyRecord("", tenant, namespace, role, provider, now_us, expires_at_us)
+    _check_label(label)
+    asked = KeyRecord("", tenant, namespace, role, provider, now_us, expires_at_us, label)
     with database.write() as connection:
         return _insert(connection, asked)
 
@@ -193,6 +197,14 @@ def _check(tenant: str, namespace: str | None, role: str) -> None:
         raise UsageError("a capture key needs a namespace", remedy="give --namespace")
 
 
+def _check_label(label: str | None) -> None:
+    if label is not None and not (label.isprintable() and 0 < len(label.strip()) <= MOST_LABEL):
+        raise UsageError(
+            "that cannot name a key",
+            remedy=f"use at most {MOST_LABEL} printable characters, on one line",
+        )
+
+
 def _hash(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
@@ -206,4 +218,5 @@ def _record(row: Row[Any]) -> KeyRecord:
         row.provider,
         row.created_at_us,
         row.revoked_at_us,
+        row.label,
     )

@@ -21,7 +21,7 @@ from sqlalchemy import (
     Text,
 )
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 METADATA: Final = MetaData()
 
 META: Final = Table(
@@ -46,6 +46,7 @@ ACCESS_KEYS: Final = Table(
     Column("provider", String),
     Column("created_at_us", BigInteger, nullable=False),
     Column("revoked_at_us", BigInteger),
+    Column("label", String),
 )
 PROVIDER_KEYS: Final = Table(
     "provider_keys",

@@ -73,8 +73,12 @@ class State:
         provider: str | None = None,
         now_us: int,
         expires_at_us: int | None = None,
+        label: str | None = None,
     ) -> CreatedKey:
-        """A new access key; its token is returned this once. Raises: UsageError on bad names."""
+        """A new access key; its token is returned this once. `label` is a person's name for it.
+
+        Raises: UsageError on bad names.
+        """
         created = keys.create_key(
             self._database,
             tenant=tenant,
@@ -83,6 +87,7 @@ class State:
             provider=provider,
             now_us=now_us,
             expires_at_us=expires_at_us,
+            label=label,
         )
         self._keys_changed()
         return created

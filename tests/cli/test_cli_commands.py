@@ -71,6 +71,8 @@ def test_on_a_fresh_home_a_command_prints_one_json_document(
     ("arguments", "status", "error"),
     [
         ("distill --namespace tickets", 1, "TooFewPairs"),
+        ("demo --base-model ./nodir", 1, "BaseModelMissing"),
+        ("demo --base-model a--b/c", 1, "BaseModelMissing"),
         ("promote --namespace tickets", 1, "RegistryError"),
         ("rollback --namespace tickets", 1, "RegistryError"),
         ("feedback 0198-none --approve", 2, "UsageError"),

@@ -48,6 +48,22 @@ def test_a_rotated_key_takes_over_and_the_old_one_ends_when_it_was_said_to(run: 
     assert "is in force" in refused["message"]
 
 
+def test_the_client_that_a_key_was_made_for_is_its_label(
+    home: Any, run: Run, run_apprentice: Run
+) -> None:
+    place = ("--provider", "openai", "--namespace", "tickets")
+    made = run("capture", *place, "--as", "Web Shop №1")
+    assert made["label"] == "Web Shop №1"
+    assert listed(run)[made["id"]]["label"] == "Web Shop №1"
+    assert "Web Shop №1" in run_apprentice(home, "key", "list").out
+    rotated = run("key", "rotate", made["id"])
+    assert listed(run)[rotated["id"]]["label"] == "Web Shop №1"
+    refused = run("capture", *place, "--as", "two\nlines", status=2)
+    assert "cannot name a key" in refused["message"]
+    plain = run("key", "create", "--tenant", "acme")
+    assert listed(run)[plain["id"]]["label"] is None
+
+
 def test_a_key_can_be_made_to_expire(run: Run) -> None:
     made = run("key", "create", "--tenant", "acme", "--expires", "90d")
     found = listed(run)[made["id"]]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from apprentice_pipeline.control.eligibility import ChampionFacts, RequestFacts, eligible
+from apprentice_pipeline.control.eligibility import ChampionFacts, RequestFacts, eligible, obstacle
 
 CHAMPION = ChampionFacts(3, frozenset({"abc"}), context_tokens=512)
 PLAIN = RequestFacts(system_prompt_digest="abc", prompt_tokens_estimate=100)
@@ -46,3 +46,22 @@ def test_a_backend_that_has_the_feature_is_asked() -> None:
     assert eligible(replace(PLAIN, response_format="json_schema"), able) is not None
     any_format = replace(CHAMPION, features=frozenset({"response_format"}))
     assert eligible(replace(PLAIN, response_format="json_schema"), any_format) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        ({}, None),
+        ({"system_prompt_digest": "new"}, "system prompt not seen in training"),
+        ({"uses_tools": True}, "tools"),
+        ({"response_format": "json_schema"}, "response_format"),
+        ({"max_output_tokens": 413}, "more tokens than the context holds"),
+        ({"unsupported": ("a name that only this client sends",)}, "another parameter"),
+    ],
+)
+def test_reasons_are_counted_under_a_few_kinds_whatever_a_client_sends(
+    change: dict[str, Any], kind: str | None
+) -> None:
+    request = replace(PLAIN, **change)
+    assert obstacle(request, CHAMPION) == kind
+    assert (eligible(request, CHAMPION) is None) == (kind is None)

@@ -76,6 +76,24 @@ def test_a_name_that_is_neither_folder_nor_id_is_refused() -> None:
         resolve_base("no such thing")
 
 
+@pytest.mark.parametrize("path", ["./nodir", "../x", ".hidden/x", "/no/such", "~/no-such-base"])
+def test_a_path_is_never_taken_for_an_id(path: str) -> None:
+    with pytest.raises(BaseModelMissing, match="no such folder") as refused:
+        resolve_base(path)
+    assert path in refused.value.message
+    assert "config.json" in refused.value.remedy
+    with pytest.raises(BaseModelMissing, match="no such folder"):
+        resolve_base(Path("owner/model-nobody-has"))
+
+
+@pytest.mark.parametrize("name", ["a--b/c", "-a/b", "a/b.git", "a..b/c", f"o/{'m' * 100}"])
+def test_what_looks_like_an_id_and_cannot_be_one_is_refused(name: str) -> None:
+    with pytest.raises(BaseModelMissing, match="nor a possible Hugging Face id") as refused:
+        resolve_base(name)
+    assert name in refused.value.message
+    assert "owner/model" in refused.value.remedy
+
+
 def test_an_id_that_is_not_cached_is_refused_offline(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

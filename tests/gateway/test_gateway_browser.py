@@ -142,7 +142,7 @@ def site() -> Iterator[Site]:
 def browser(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """A Chromium with a profile of its own."""
     found = shutil.which("chromium") or shutil.which("chromium-browser")
-    assert found, "chromium is missing: `make browser` says how to install it"
+    assert found, "Chromium is missing: `make browser` installs it, or says what to install"
     command = [found, *FLAGS, f"--user-data-dir={folder / 'profile'}", *arguments]
     process = subprocess.Popen(
         command,

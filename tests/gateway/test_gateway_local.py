@@ -168,6 +168,40 @@ def test_an_answer_below_the_threshold_is_escalated(gateway: Any, backend: Scrip
     assert [row["is_pair"] for row in gateway.captured()] == [True]
 
 
+def test_without_budget_a_hesitant_answer_is_given_and_marked(
+    start: Any, backend: Scripted, server_type: Any
+) -> None:
+    server = server_type(
+        create_frontier(FrontierSettings(), {"my invoice is wrong": {"category": "billing"}})
+    )
+    gateway = start(
+        url=server.url,
+        make_router=lambda workspace, spool: Router(workspace, backend, spool),
+        tasks=[TASK],
+        budget={"daily": "0.000001", "enforce_passthrough": True},
+    )
+    promote(gateway, agreements=200)
+    backend.confidence = 0.1
+    with client(gateway) as sdk:
+        create = sdk.chat.completions.with_raw_response.create
+        paid = create(model="gpt-4o", messages=MESSAGES)
+        assert paid.headers["x-apprentice-served-by"] == "remote"
+        assert "x-apprentice-quality-risk" not in paid.headers
+        gateway.flush()
+        end = time.monotonic() + 10
+        while (raw := create(model="gpt-4o", messages=MESSAGES)).headers[
+            "x-apprentice-served-by"
+        ] == "remote":
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        assert raw.headers["x-apprentice-quality-risk"] == "true"
+        backend.confidence = 0.9
+        sure = create(model="gpt-4o", messages=MESSAGES)
+        assert "x-apprentice-quality-risk" not in sure.headers, "above the threshold is no risk"
+    server.stop()
+    assert gateway.counted("quality_risk", NAMESPACE) >= 1
+
+
 def test_what_the_champion_was_not_trained_for_goes_to_the_provider(gateway: Any) -> None:
     promote(gateway, agreements=200)
     with client(gateway) as sdk:

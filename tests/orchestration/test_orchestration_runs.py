@@ -15,6 +15,7 @@ import pytest
 
 from apprentice_pipeline.control.events import Phase
 from apprentice_pipeline.errors import (
+    BaseModelMissing,
     DistillError,
     GateRefused,
     Incoherent,
@@ -22,10 +23,12 @@ from apprentice_pipeline.errors import (
     UsageError,
 )
 from apprentice_pipeline.orchestration import automation
+from apprentice_pipeline.orchestration.pipeline import Pipeline
 from apprentice_pipeline.orchestration.runs import (
     distill,
     execute,
     instance,
+    prepare_instance,
     tick_threshold_sensor,
 )
 from apprentice_pipeline.records import new_pair_id, now_us
@@ -437,3 +440,27 @@ def test_a_corpus_frozen_apart_does_not_count_as_a_training(
         assert (after.new_train, after.evidence) == (before.new_train, before.evidence)
         with pytest.raises(DistillError, match="do not belong together"):
             artifact.pack_and_sign(workspace, "default", "tickets")
+
+
+def test_a_base_that_is_not_there_stops_the_run_with_its_own_cause(
+    home: Any, captured: Callable[..., Any]
+) -> None:
+    home.configure(
+        "distill: {threshold: 60, holdout_fraction: 0.2}\nkscore: {min_holdout: 10}\n"
+        "verify: {fraction: 0}"
+    )
+    pipeline = Pipeline(home.environment, base_model="./nodir")
+    captured(pipeline.workspace, 120)
+    with pytest.raises(BaseModelMissing, match="no such folder"):
+        distill(pipeline, "default", "tickets")
+    pipeline.workspace.close()
+
+
+@pytest.mark.parametrize("name", ["a #comment", "key: value", "'quoted' \"twice\"", "{braces}"])
+def test_a_home_may_have_any_path(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / name / "dagster"
+    with instance(prepare_instance(folder)) as opened:
+        opened.add_dynamic_partitions("streams", [STREAM])
+    assert any(folder.glob("**/*.db"))
+    with instance(folder) as again:
+        assert again.get_dynamic_partitions("streams") == [STREAM]

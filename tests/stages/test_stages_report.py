@@ -181,6 +181,7 @@ def test_after_a_distillation_the_status_shows_shadow_and_what_the_next_one_need
     text = found.text()
     assert "tickets: shadow, version 1" in text
     assert "correlation — (0 comparisons), sampling 100%" in text
+    assert "local share —, escalated — of 0 requests since promotion" in text
     assert "next: nothing: comparisons decide when it may serve" in text
     document = json.loads(json.dumps(found.to_dict()))
     assert document["streams"][0]["readiness"]["pairs"] == 120

@@ -336,6 +336,32 @@ def test_a_damaged_database_is_reported(tmp_path: Path) -> None:
     assert "backup" in raised.value.remedy
 
 
+def test_a_database_of_before_keys_had_labels_is_brought_up_to_date(state_url: str) -> None:
+    older = State.open(state_url)
+    kept = older.create_key(tenant="acme", namespace=None, role="tenant", now_us=5)
+    older.close()
+    engine = create_engine(state_url)
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE access_keys DROP COLUMN label"))
+        connection.execute(text("UPDATE meta SET value = '1' WHERE name = 'schema'"))
+    engine.dispose()
+    opened = [State.open(state_url) for _ in range(2)]
+    made = opened[0].create_key(
+        tenant="acme", namespace=None, role="tenant", now_us=6, label="the web shop"
+    )
+    labels = {key.id: key.label for key in opened[1].list_keys()}
+    assert labels == {kept.id: None, made.id: "the web shop"}
+    for state in opened:
+        state.close()
+
+
+@pytest.mark.parametrize("label", ["", " ", "two\nlines", "\x1b[31mred", "x" * 101])
+def test_a_label_that_would_not_show_as_one_line_is_refused(label: str, state: State) -> None:
+    with pytest.raises(UsageError, match="cannot name a key"):
+        state.create_key(tenant="acme", namespace=None, role="tenant", now_us=5, label=label)
+    assert not state.any_keys()
+
+
 def test_a_database_of_a_newer_version_is_refused(state_url: str) -> None:
     State.open(state_url).close()
     engine = create_engine(state_url)
