@@ -54,6 +54,7 @@ from apprentice_pipeline.settings import Settings, load_settings
 from apprentice_pipeline.store.drain import drain
 from apprentice_pipeline.store.spool import Spool
 from apprentice_pipeline.store.workspace import Workspace
+from apprentice_pipeline.wire.redaction import redactor
 
 ENDPOINT = "run"
 ATTEMPTS = 2
@@ -294,7 +295,9 @@ class AsyncApprentice:
         return Duplicate(lambda: client.ask(routed.input), remote.provider, ENDPOINT, remote.model)
 
     async def _record(self, routed: Attempt, answer: Answer) -> None:
-        exchange = _exchange(routed, answer, self._settings.config.remote.provider)
+        config = self._settings.config
+        exchange = _exchange(routed, answer, config.remote.provider)
+        exchange = redactor(config.capture).redacted(exchange)
         limit_s = self._settings.config.gateway.commit_timeout_ms / 1_000
         try:
             async with asyncio.timeout(limit_s):

@@ -8,6 +8,7 @@ is one); a section's own faults hide none of those between its keys.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from itertools import combinations, pairwise
@@ -303,12 +304,34 @@ class Sampling(Section):
                 yield ("step_table", place, "pi"), "no larger than the one before: π never rises"
 
 
+RedactionName = Literal["card", "email", "iban", "ip", "phone", "secret"]
+
+
+class RedactionPattern(Section):
+    """A regular expression, and what is kept in place of its matches."""
+
+    pattern: str = Field(min_length=1, max_length=1_000)
+    replacement: str = "[REDACTED]"
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, pattern: str) -> str:
+        try:
+            found = re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+        if found.match(""):
+            raise ValueError("it matches nothing at all, everywhere")
+        return pattern
+
+
 class Capture(Section):
     """What the gateway records."""
 
     max_bytes: PositiveInt = 8_000_000
     inject_usage: Bool = False
     retention_days: PositiveInt | None = None
+    redaction: tuple[RedactionName | RedactionPattern, ...] = ()
 
 
 class Verify(Section):

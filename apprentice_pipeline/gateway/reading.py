@@ -25,6 +25,7 @@ from apprentice_pipeline.wire.conversation import estimate_usage
 from apprentice_pipeline.wire.forms import WireFormat, WireRequest, WireResponse
 from apprentice_pipeline.wire.outputs import ending_of
 from apprentice_pipeline.wire.providers import PROVIDERS, wire_format
+from apprentice_pipeline.wire.redaction import Redactor, redactor
 
 NO_CONTENT: dict[str, Any] = {"messages": [], "parameters": {}}
 Form = Literal["events", "whole", "none"]
@@ -113,23 +114,31 @@ class Told(NamedTuple):
 class ExchangeReader:
     """Reads calls. One per process."""
 
-    def __init__(self, pricing: Pricing, most_bytes: int) -> None:
+    def __init__(self, pricing: Pricing, most_bytes: int, redact: Redactor | None = None) -> None:
         self._pricing = pricing
         self.most_bytes = most_bytes
+        self._redact = redact or Redactor(())
 
     @classmethod
     def of(cls, config: Config) -> ExchangeReader:
-        """With a configuration's prices and limits."""
-        return cls(Pricing(config.remote.prices), config.capture.max_bytes)
+        """With a configuration's prices, limits and redaction."""
+        capture = config.capture
+        return cls(Pricing(config.remote.prices), capture.max_bytes, redactor(capture))
 
     def __call__(self, row: PlainRow) -> Reading:
         """See `store.unread.Reader`."""
         told = self.read(Passed.of(row))
+        kept, told = self.kept(told)
+        return Reading(kept, counts_of(told))
+
+    def kept(self, told: Told) -> tuple[PlainRow, Told]:
+        """The row to store: redacted, and without its content where that cannot be stored."""
+        tenant = told.exchange.tenant
         try:
-            return Reading(plain_row(told.exchange, row.tenant), counts_of(told))
-        except Unstorable:
+            return plain_row(self._redact.redacted(told.exchange), tenant), told
+        except (Unstorable, RecursionError):
             told = without_content(told)
-            return Reading(plain_row(told.exchange, row.tenant), counts_of(told))
+            return plain_row(told.exchange, tenant), told
 
     def read(self, passed: Passed) -> Told:
         """The exchange that a call was."""

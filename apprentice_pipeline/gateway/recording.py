@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from apprentice_pipeline.errors import StorageFull, Unstorable, WireError
+from apprentice_pipeline.errors import StorageFull, WireError
 from apprentice_pipeline.gateway.encodings import decoded
-from apprentice_pipeline.gateway.reading import ExchangeReader, Passed, Told, without_content
+from apprentice_pipeline.gateway.reading import ExchangeReader, Passed, Told
 from apprentice_pipeline.gateway.tally import Tally
 from apprentice_pipeline.gateway.tee import EventTee, WholeTee
 from apprentice_pipeline.records import Answer, Exchange
-from apprentice_pipeline.store.sealing import PlainRow, plain_row
+from apprentice_pipeline.store.sealing import PlainRow
 from apprentice_pipeline.store.spool import RecordSink
 from apprentice_pipeline.wire.forms import WireFormat, WireRequest
 
@@ -147,15 +147,13 @@ class Recorder:
 
     async def local(self, call: Call, request: WireRequest, answer: Answer) -> None:
         """Commits what the local model answered."""
-        exchange = call.exchange = _local_exchange(call, request, answer)
+        told = Told(_local_exchange(call, request, answer), None, 0)
         self._tally.add(call.tenant, call.namespace, requests=1, local=1)
-        self._tally.respond(call.provider, "local", 200, exchange.latency_us / 1e6)
-        try:
-            row = plain_row(exchange, call.tenant)
-        except Unstorable:
-            self._tally.add(call.tenant, call.namespace, unreadable=1)
-            call.exchange = without_content(Told(exchange, None, 0)).exchange
-            row = plain_row(call.exchange, call.tenant)
+        self._tally.respond(call.provider, "local", 200, told.exchange.latency_us / 1e6)
+        row, told = self._reader.kept(told)
+        if told.unreadable:
+            self._tally.add(call.tenant, call.namespace, unreadable=told.unreadable)
+        call.exchange = told.exchange
         await self._commit(row)
 
     async def _read(self, passed: Passed) -> Told:

@@ -48,6 +48,7 @@ from apprentice_pipeline.store.spool import RecordSink
 from apprentice_pipeline.store.workspace import Workspace
 from apprentice_pipeline.verify.evaluators import Embed
 from apprentice_pipeline.wire.conversation import prompt_messages, request_facts
+from apprentice_pipeline.wire.redaction import redactor
 
 
 class Router:
@@ -226,6 +227,7 @@ class Router:
         call = Call(attempt.tenant, attempt.namespace, "sample", duplicate.model, attempt.input)
         answer = await self._spending.call(call, duplicate.ask)
         exchange = sampled_exchange(attempt, duplicate, answer)
+        exchange = redactor(self._config.capture).redacted(exchange)
         await self._spool.commit(exchange, tenant=attempt.tenant)
         if exchange.is_pair:
             await self._compare(attempt, answer.output, answer.latency_us)

@@ -32,6 +32,7 @@ from apprentice_pipeline.store.sealing import canonical
 from apprentice_pipeline.store.workspace import Workspace
 from apprentice_pipeline.wire.imports import documents, openai_logs, sources
 from apprentice_pipeline.wire.imports.calls import PastCall
+from apprentice_pipeline.wire.redaction import redactor
 
 BATCH = 5_000
 BATCH_BYTES = 32 * 1024 * 1024
@@ -167,8 +168,9 @@ class _Appending:
 
     def _flush(self) -> None:
         there = self._there.known(list(self._batch))
+        redact = redactor(self._workspace.config.capture)
         fresh = [
-            _exchange(self._request, pair_id, call)
+            redact.redacted(_exchange(self._request, pair_id, call))
             for pair_id, call in self._batch.items()
             if pair_id not in there
         ]

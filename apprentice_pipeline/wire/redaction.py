@@ -8,11 +8,13 @@ pattern-unaware client. A pattern sees one text at a time.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from apprentice_pipeline.config import Capture
 from apprentice_pipeline.records import Exchange
 
 KNOWN: Final[dict[str, str]] = {
@@ -25,6 +27,18 @@ KNOWN: Final[dict[str, str]] = {
 }
 """What is known by name, strictest first where two overlap."""
 _ORDER: Final = ("secret", "email", "iban", "card", "ip", "phone")
+
+
+def redactor(wanted: Capture) -> Redactor:
+    """What `capture.redaction` asks for."""
+    named = tuple(rule for rule in wanted.redaction if isinstance(rule, str))
+    given = [(r.pattern, r.replacement) for r in wanted.redaction if not isinstance(r, str)]
+    return _redactor(named, tuple(given))
+
+
+@functools.lru_cache(maxsize=8)
+def _redactor(names: tuple[str, ...], patterns: tuple[tuple[str, str], ...]) -> Redactor:
+    return Redactor(names, patterns)
 
 
 class Redactor:

@@ -230,14 +230,14 @@ def test_concurrent_calls_leave_one_pair_each(gateway: Any, ask: Any) -> None:
 
 
 def test_a_customers_own_call_is_never_blocked_by_a_budget(start: Any, ask: Any) -> None:
-    gateway = start(budget={"daily": "0.000001"})
+    gateway = start(budget={"daily": 0.000001})
     for _ in range(3):
         assert ask(gateway.capture(), CHAT, ASK).status == 200
         gateway.flush()
 
 
 def test_unless_the_configuration_asks_for_it(start: Any, provider: Any, ask: Any) -> None:
-    gateway = start(budget={"daily": "0.000001", "enforce_passthrough": True})
+    gateway = start(budget={"daily": 0.000001, "enforce_passthrough": True})
     assert ask(gateway.capture(), CHAT, ASK).status == 200
     gateway.flush()
     eventually(lambda: ask(gateway.capture(), CHAT, ASK).status == 429)
@@ -247,7 +247,7 @@ def test_unless_the_configuration_asks_for_it(start: Any, provider: Any, ask: An
 
 
 def test_a_tasks_own_limit_is_not_used_up_by_another_tasks_calls(start: Any, ask: Any) -> None:
-    limit = {"daily": "0.000001", "enforce_passthrough": True}
+    limit = {"daily": 0.000001, "enforce_passthrough": True}
     gateway = start(tasks=[{"name": name, "budget": limit} for name in ("tickets", "mail")])
     mail, tickets = ({"x-apprentice-namespace": name} for name in ("mail", "tickets"))
     assert ask(gateway.capture(), CHAT, ASK, mail).status == 200
@@ -264,3 +264,17 @@ def test_an_unstreamed_answer_is_kept_though_its_client_left(gateway: Any, provi
     provider.go_on.set()
     eventually(gateway.captured)
     assert [row["is_pair"] for row in gateway.captured()] == [True]
+
+
+def test_what_the_configuration_redacts_is_passed_on_and_never_kept(
+    start: Any, ask: Any, provider: Any
+) -> None:
+    rules = ["email", {"pattern": "po(?=ng)", "replacement": "[PO]"}]
+    gateway = start(capture={"redaction": rules})
+    said = {**ASK, "messages": [{"role": "user", "content": "I am jo@mail.example, ping"}]}
+    answer = ask(gateway.capture(), CHAT, said)
+    (row,) = gateway.captured()
+    assert b"pong" in answer.body
+    assert gateway.opened(row, "input")["messages"][0]["content"] == "I am [EMAIL], ping"
+    assert gateway.opened(row, "output") == "[PO]ng"
+    assert row["is_pair"]

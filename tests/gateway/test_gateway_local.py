@@ -178,7 +178,7 @@ def test_without_budget_a_hesitant_answer_is_given_and_marked(
         url=server.url,
         make_router=lambda workspace, spool: Router(workspace, backend, spool),
         tasks=[TASK],
-        budget={"daily": "0.000001", "enforce_passthrough": True},
+        budget={"daily": 0.000001, "enforce_passthrough": True},
     )
     promote(gateway, agreements=200)
     backend.confidence = 0.1

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from apprentice_pipeline.config import Capture, RedactionName
 from apprentice_pipeline.wire.redaction import KNOWN, Redactor
 
 EVERYTHING = Redactor(tuple(KNOWN))
@@ -76,3 +78,13 @@ def test_redacting_twice_changes_nothing_more(text: str) -> None:
 def test_no_pattern_takes_long_over_hostile_text(name: str) -> None:
     for text in ("1" * 50_000, "a" * 50_000 + "@", "1 -" * 20_000, "a." * 30_000, "AA11 " * 9_000):
         re.compile(KNOWN[name]).sub("", text)
+
+
+def test_the_configuration_knows_the_same_names() -> None:
+    assert set(get_args(RedactionName)) == set(KNOWN)
+
+
+def test_a_configuration_with_a_pattern_that_is_none_is_refused() -> None:
+    for pattern in ("(", "a*", ""):
+        with pytest.raises(ValidationError):
+            Capture.model_validate({"redaction": [{"pattern": pattern}]})
