@@ -228,7 +228,7 @@ def test_when_the_clock_jumps_calls_go_on_and_each_is_counted_on_its_day(
     clock: Callable[[float], None], start: Any, ask: Any
 ) -> None:
     """Forward, far back, and home again; ids stay unique, durations stay durations."""
-    budget = {"daily": "1000", "enforce_passthrough": True}
+    budget = {"daily": 1000, "enforce_passthrough": True}
     gateway = start(budget=budget, gateway={"commit_timeout_ms": 30_000})
     delivered, days = [], {}
     for jump in (0, 3 * DAY_S, -5 * DAY_S, 0):
@@ -292,7 +292,7 @@ def test_after_a_budget_window_the_clock_opens_the_next_and_back_again(
     clock: Callable[[float], None], start: Any, ask: Any
 ) -> None:
     """A spent day is spent again once the clock comes back to it; no other day is."""
-    gateway = start(budget={"daily": "0.000001", "enforce_passthrough": True})
+    gateway = start(budget={"daily": 0.000001, "enforce_passthrough": True})
     assert ask(gateway.capture(), CHAT, body()).status == 200
     gateway.flush()
 
