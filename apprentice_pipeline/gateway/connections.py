@@ -140,6 +140,7 @@ class Connection(asyncio.Protocol):
         "_alive",
         "_head",
         "_head_bytes",
+        "_in_head",
         "_method",
         "_parser",
         "_paused",
@@ -165,6 +166,7 @@ class Connection(asyncio.Protocol):
         self._method = ""
         self._head: asyncio.Future[Response] | None = None
         self._head_bytes = 0
+        self._in_head = True
         self._response: Response | None = None
         self._sending: asyncio.Task[None] | None = None
         self._writable: asyncio.Future[None] | None = None
@@ -183,7 +185,7 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         if transport is None or not self.usable:
             raise Broken("the connection is closed")
-        self._method, self._head_bytes = method, 0
+        self._method, self._head_bytes, self._in_head = method, 0, True
         self._response = Response(self)
         self._head = self.loop.create_future()
         self.seen = self.loop.time()
@@ -305,9 +307,9 @@ class Connection(asyncio.Protocol):
 
     # httptools.HttpResponseParser
     def on_header(self, name: bytes, value: bytes) -> None:
-        """See `httptools`. Trailers are dropped: their end cannot wait for a head's."""
+        """See `httptools`. Trailers are dropped: the head has gone on before they come."""
         response = self._response
-        if self._head is None or response is None:
+        if not self._in_head or response is None:
             return
         self._head_bytes += len(name) + len(value)
         if self._head_bytes > MOST_HEAD_BYTES:
@@ -317,7 +319,7 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         """See `httptools`."""
-        response = self._response
+        response, self._in_head = self._response, False
         if response is not None:
             response.status = self._parser.get_status_code()
             if self._method == "HEAD" and response.status >= 200:
@@ -341,6 +343,7 @@ class Connection(asyncio.Protocol):
         if 100 <= response.status < 200:  # an interim response: the real one follows
             response.raw_headers.clear()
             response.status = self._head_bytes = 0
+            self._in_head = True
             return
         response.is_whole = True
         if not self._parser.should_keep_alive():
@@ -363,6 +366,8 @@ class Connection(asyncio.Protocol):
 
     def _fail(self, error: Exception) -> None:
         self._alive = False
+        if not self._in_head:
+            self._tell()  # the head had come whole: what is wrong comes after it
         head, self._head = self._head, None
         if head is not None and not head.done():
             head.set_exception(error)
