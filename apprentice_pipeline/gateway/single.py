@@ -30,6 +30,7 @@ from apprentice_pipeline.distill.base_model import BaseModel, resolve_base
 from apprentice_pipeline.errors import ArtifactError, BaseModelMissing, UsageError, WireError
 from apprentice_pipeline.evaluate.student import Generation, Student
 from apprentice_pipeline.gateway.access import is_loopback
+from apprentice_pipeline.gateway.cut_answers import cut_body, cut_events
 from apprentice_pipeline.records import CUT, WHOLE, Answer, Message, Usage, now_us
 from apprentice_pipeline.wire.conversation import prompt_messages, request_facts
 from apprentice_pipeline.wire.forms import WireFormat, WireRequest
@@ -40,8 +41,6 @@ MOST_TOKENS = 512
 MOST_BODY_BYTES = 1_000_000
 ANY_CONTEXT = 2**31
 """The prompt's tokens are counted by the model, not estimated."""
-OPENAI_CUT = (b'"finish_reason":"stop"', b'"finish_reason":"length"')
-ANTHROPIC_CUT = (b'"stop_reason":"end_turn"', b'"stop_reason":"max_tokens"')
 
 
 def find_base(verified: VerifiedArtifact, given: str | None, configured: str) -> BaseModel:
@@ -76,7 +75,7 @@ def load_student(verified: VerifiedArtifact, base: BaseModel, folder: Path) -> S
 
 
 def create_single_app(student: Student, model: str) -> Starlette:
-    """The application: chat completions, messages, models and health."""
+    """The application: chat completions, responses, messages, models and health."""
     turn = asyncio.Lock()
 
     async def answer(provider: str, endpoint: str, request: Request) -> Response:
@@ -102,6 +101,9 @@ def create_single_app(student: Student, model: str) -> Starlette:
     async def chat(request: Request) -> Response:
         return await answer("openai", "chat.completions", request)
 
+    async def responses(request: Request) -> Response:
+        return await answer("openai", "responses", request)
+
     async def messages(request: Request) -> Response:
         return await answer("anthropic", "messages", request)
 
@@ -114,6 +116,7 @@ def create_single_app(student: Student, model: str) -> Starlette:
     return Starlette(
         routes=[
             Route("/v1/chat/completions", chat, methods=["POST"]),
+            Route("/v1/responses", responses, methods=["POST"]),
             Route("/v1/messages", messages, methods=["POST"]),
             Route("/v1/models", models),
             Route("/healthz", health),
@@ -155,19 +158,14 @@ def _generate(student: Student, messages: list[Message], tokens: int) -> Generat
 def _written(
     wire: WireFormat, endpoint: str, asked: WireRequest, answer: Answer
 ) -> Iterator[bytes]:
-    """The answer as the provider writes it, one body or events, its ending included.
-
-    The words of an ending are replaced in what `wire` wrote: a quotation mark within a text is
-    escaped there, so that these bytes stand nowhere else.
-    """
+    """The answer as the provider writes it, one body or events, its ending included."""
     identity: dict[str, Any] = {"response_id": uuid.uuid4().hex, "created_s": now_us() // 1_000_000}
+    cut = answer.ending == CUT
     if asked.streamed:
-        parts = iter(wire.write_stream(endpoint, asked, answer, **identity))
-    else:
-        parts = iter([wire.write_response(endpoint, asked, answer, **identity)])
-    if answer.ending != CUT:
-        return parts
-    return (part.replace(*OPENAI_CUT).replace(*ANTHROPIC_CUT) for part in parts)
+        events = wire.write_stream(endpoint, asked, answer, **identity)
+        return cut_events(events) if cut else events
+    whole = wire.write_response(endpoint, asked, answer, **identity)
+    return iter([cut_body(whole) if cut else whole])
 
 
 def serve_artifact(

@@ -90,6 +90,26 @@ def test_an_answer_that_the_limit_cut_says_so(served: str) -> None:
     assert (message.stop_reason, streamed.stop_reason) == ("max_tokens", "max_tokens")
 
 
+def test_the_responses_api_is_answered_whole_cut_and_streamed(served: str) -> None:
+    question = "where is my refund"
+    with openai.OpenAI(base_url=f"{served}/v1", api_key="any") as client:
+        whole = client.responses.create(model="m", input=question)
+        cut = client.responses.create(model="m", input=question, max_output_tokens=2)
+        with client.responses.stream(model="m", input=question, max_output_tokens=2) as events:
+            streamed = list(events)
+        chat = client.chat.completions.create(
+            model="m", messages=[{"role": "user", "content": question}]
+        )
+    assert whole.output_text == chat.choices[0].message.content
+    last: Any = streamed[-1]
+    assert last.type == "response.incomplete"
+    for response in (cut, last.response):
+        assert response.status == "incomplete"
+        assert response.incomplete_details
+        assert response.incomplete_details.reason == "max_output_tokens"
+    assert last.response.output_text == cut.output_text
+
+
 TOOL = {"name": "look_up", "description": "x", "input_schema": {"type": "object"}}
 
 
@@ -105,6 +125,13 @@ TOOL = {"name": "look_up", "description": "x", "input_schema": {"type": "object"
         ),
         ("chat/completions", {"logprobs": True}, "logprobs"),
         ("chat/completions", {"stop": ["x"]}, "support stop"),
+        ("responses", {"input": "x", "tools": [{"type": "web_search"}]}, "support tools"),
+        (
+            "responses",
+            {"input": "x", "text": {"format": {"type": "json_object"}}},
+            "response_format",
+        ),
+        ("responses", {"input": "x", "previous_response_id": "resp_1"}, "previous_response_id"),
         ("messages", {"tools": [TOOL]}, "support tools"),
         ("messages", {"thinking": {"type": "enabled", "budget_tokens": 1024}}, "thinking"),
         ("messages", {"stop_sequences": ["x"]}, "stop_sequences"),
@@ -113,8 +140,9 @@ TOOL = {"name": "look_up", "description": "x", "input_schema": {"type": "object"
 def test_what_it_cannot_do_is_refused_in_the_providers_shape(
     served: str, path: str, parameters: dict[str, Any], named: str
 ) -> None:
-    body = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hello"}]}
-    refused = httpx.post(f"{served}/v1/{path}", json={**body, **parameters})
+    asked: dict[str, Any] = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 9}
+    body = {"model": "m", **({} if path == "responses" else asked), **parameters}
+    refused = httpx.post(f"{served}/v1/{path}", json=body)
     assert refused.status_code == 400
     error = refused.json()["error"]
     assert error["type"] == "invalid_request_error"
