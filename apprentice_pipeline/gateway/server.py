@@ -24,6 +24,7 @@ from pathlib import Path
 from apprentice_pipeline.errors import ApprenticeError, StoreError, UsageError
 from apprentice_pipeline.gateway.access import is_loopback
 from apprentice_pipeline.gateway.metrics import FOLDER_VARIABLE
+from apprentice_pipeline.gateway.metrics_files import make_folder
 from apprentice_pipeline.gateway.probe import is_up
 from apprentice_pipeline.gateway.tls import certificate_of
 from apprentice_pipeline.gateway.webhook import POST_S, Webhook
@@ -128,7 +129,7 @@ class _Supervisor:
         self._url = _url(listening, tls=bool(workspace.config.gateway.tls_certificate))
         self._on_ready = on_ready
         self._stopping = threading.Event()
-        self._metrics = workspace.home.run / f"metrics-{os.getpid()}"
+        self._metrics = make_folder(workspace.home.run)
         self._workers = [_Worker(self._start_worker) for _ in range(workers)]
 
     def run(self) -> None:
@@ -136,7 +137,6 @@ class _Supervisor:
         config = self._workspace.config
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stopping.set())
-        _fresh_folder(self._metrics)
         loops = [
             self._every(config.store.drain_interval_s, self._drain),
             self._every(config.serving.registry_poll_s, self._follow_registry),
@@ -278,24 +278,6 @@ def _url(listening: socket.socket, *, tls: bool) -> str:
     scheme = "https" if tls else "http"
     place = f"[{address}]" if address.version == 6 else str(address)
     return f"{scheme}://{place}:{port}"
-
-
-def _fresh_folder(folder: Path) -> None:
-    for old in folder.parent.glob("metrics-*"):
-        if not _alive(old.name.removeprefix("metrics-")):
-            shutil.rmtree(old, ignore_errors=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(mode=0o700)
-
-
-def _alive(pid: str) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 @contextlib.contextmanager
