@@ -305,6 +305,7 @@ class Gateway(Section):
     write_timeout_s: float = Field(default=120.0, gt=0)
     total_timeout_s: float = Field(default=3_600.0, gt=0)
     upstream_timeout_s: float = Field(default=600.0, gt=0)
+    shutdown_grace_s: float = Field(default=60.0, gt=0)
     key_cache_s: float = Field(default=1.0, gt=0, le=60.0)
     tls_certificate: str = ""
     tls_key: str = ""

@@ -38,7 +38,10 @@ from apprentice_pipeline.store.workspace import Workspace
 
 BACKLOG = 2_048
 WATCH_S = 0.1
-STOP_S = 25.0
+AFTER_GRACE_S = 30.0
+"""What a worker may take once its calls have ended: its spool's end (20 s) is the longest."""
+JOIN_S = 5.0
+LAST_DRAIN_S = 15.0
 READY_S = 60.0
 FIRST_RESTART_S, LAST_RESTART_S = 0.1, 5.0
 STEADY_S = 10.0
@@ -154,11 +157,11 @@ class _Supervisor:
         finally:
             self._stopping.set()
             self._stop_workers()
-            for loop in loops:
-                loop.join()
+            self._join(loops)
             if backend is not None:
                 backend.stop()
-            self._drain()
+            if not any(loop.is_alive() for loop in loops):
+                self._drain_last()
             shutil.rmtree(self._metrics, ignore_errors=True)
 
     def _watch(self) -> None:
@@ -194,24 +197,41 @@ class _Supervisor:
         return process
 
     def _stop_workers(self) -> None:
-        deadline = time.monotonic() + STOP_S
+        grace_s = self._workspace.config.gateway.shutdown_grace_s
+        deadline = time.monotonic() + grace_s + AFTER_GRACE_S
         for worker in self._workers:
             if worker.process is not None:
                 worker.process.terminate()
         for worker in self._workers:
             worker.stop(deadline)
 
+    def _join(self, loops: list[threading.Thread]) -> None:
+        """Waits for the loops, but not for a lake or a registry that does not answer."""
+        deadline = time.monotonic() + JOIN_S
+        for loop in loops:
+            loop.join(max(0.0, deadline - time.monotonic()))
+
+    def _drain_last(self) -> None:
+        """What the workers left goes to the lake, if that can be reached; else the next start
+        finds it."""
+        last = threading.Thread(target=self._guarded, args=(self._drain,), daemon=True)
+        last.start()
+        last.join(LAST_DRAIN_S)
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except ApprenticeError as error:
+            self._alert(type(error).__name__, error.message)
+        except Exception as error:  # the thread's edge: the loop outlives every failure
+            self._alert("unexpected", f"{work.__name__} failed: {type(error).__name__}")
+
     def _every(self, seconds: float, work: Callable[[], None]) -> threading.Thread:
         """Runs `work` again and again in a thread of its own, until stopping."""
 
         def loop() -> None:
             while not self._stopping.wait(seconds):
-                try:
-                    work()
-                except ApprenticeError as error:
-                    self._alert(type(error).__name__, error.message)
-                except Exception as error:  # the thread's edge: the loop outlives every failure
-                    self._alert("unexpected", f"{work.__name__} failed: {type(error).__name__}")
+                self._guarded(work)
 
         thread = threading.Thread(target=loop, name=work.__name__, daemon=True)
         thread.start()
