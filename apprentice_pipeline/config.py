@@ -449,6 +449,7 @@ class Gateway(Section):
     write_timeout_s: PositiveFloat = 120.0
     total_timeout_s: PositiveFloat = 3_600.0
     upstream_timeout_s: PositiveFloat = 600.0
+    shutdown_grace_s: PositiveFloat = 60.0
     key_cache_s: Float = Field(default=1.0, gt=0, le=60.0)
     tls_certificate: str = ""
     tls_key: str = ""

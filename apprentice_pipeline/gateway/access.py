@@ -10,6 +10,9 @@ What is remembered of a key is forgotten at once when any key of this home chang
 (`store.key_changes`), when the key ends, and after `key_cache_s`, which is how late a change made
 on another node may be noticed. While the state database does not answer, a key that was good is
 trusted for `STALE_S` more, unless a key has changed since; after that the answer is 503.
+
+One question for each thing is asked at a time, in threads of its own. While the database is slow
+a call waits `PATIENCE_S`, and goes on with what was said last; the question goes on too.
 """
 
 from __future__ import annotations
@@ -20,8 +23,9 @@ import ipaddress
 import math
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
 from apprentice_pipeline.errors import ApprenticeError, StoreError, VaultError
@@ -31,6 +35,9 @@ from apprentice_pipeline.store.key_changes import KeyChanges
 from apprentice_pipeline.store.workspace import Workspace
 
 STALE_S = 60.0
+PATIENCE_S = 0.2
+LONGEST_S = 15.0
+_THREADS = 4
 _MOST_CACHED = 10_000
 _OWN_PAGE = {"", "none", "same-origin"}
 T = TypeVar("T")
@@ -108,6 +115,8 @@ class Access:
         self._callers: dict[str, _Known[Caller | None]] = {}
         self._provider_keys: dict[tuple[str, str], _Known[str | None]] = {}
         self._any: _Known[bool] | None = None
+        self._asking: dict[tuple[object, int], asyncio.Task[_Known[Any]]] = {}
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="access")
 
     def admit_cached(self, headers: Incoming) -> Caller | None:
         """The caller when the cache alone can tell; None: ask `admit`. No system call."""
@@ -141,9 +150,11 @@ class Access:
         cached = self._provider_keys.get(place)
         if cached is None or not self._holds(cached):
             cached = await self._ask(
-                lambda: self._open_provider_key(caller.tenant, provider), cached
+                place,
+                lambda: (self._open_provider_key(caller.tenant, provider), math.inf),
+                cached,
+                functools.partial(self._provider_keys.__setitem__, place),
             )
-            self._provider_keys[place] = cached
         if cached.value is None:
             raise Refusal(
                 401,
@@ -158,8 +169,7 @@ class Access:
             raise Refusal(401, "an apprentice key is needed", remedy=_KEY_REMEDY)
         if not _names_loopback(headers.host):
             raise Refusal(403, "without keys only loopback hosts are served", remedy=_KEY_REMEDY)
-        foreign = headers.origin and urlsplit(headers.origin).netloc != headers.host
-        if foreign or headers.fetch_site not in _OWN_PAGE:
+        if _is_foreign(headers.origin, headers.host) or headers.fetch_site not in _OWN_PAGE:
             raise Refusal(403, "without keys no web page is served", remedy=_KEY_REMEDY)
         return KEYLESS
 
@@ -168,45 +178,105 @@ class Access:
         that could make one is of this node: with a state database of its own."""
         known = self._any
         if known is None or not (known.value or (self._has_own_state and self._holds(known))):
-            self._any = known = await self._ask(self._workspace.state.any_keys, known)
+            known = await self._ask("any", self._look_for_any, known, self._keep_any)
         return known.value
+
+    def _look_for_any(self) -> tuple[bool, float]:
+        return self._workspace.state.any_keys(), math.inf
+
+    def _keep_any(self, known: _Known[bool]) -> None:
+        self._any = known
 
     async def _find(self, token: str) -> Caller | None:
         cached = self._callers.get(token)
         if cached is None or not self._holds(cached):
-            ends: list[float] = []
-            cached = await self._ask(lambda: self._look_up(token, ends), cached)
-            cached.ends = min([cached.ends, *ends])
-            cached.until = min(cached.until, cached.ends)
-            if len(self._callers) >= _MOST_CACHED:
-                self._callers.clear()
-            self._callers[token] = cached
+            keep = functools.partial(self._keep_caller, token)
+            cached = await self._ask(token, lambda: self._look_up(token), cached, keep)
         return cached.value
 
-    def _look_up(self, token: str, ends: list[float]) -> Caller | None:
-        """The token's caller; `ends` gets the moment, by this clock, from which it is none."""
+    def _keep_caller(self, token: str, known: _Known[Caller | None]) -> None:
+        if len(self._callers) >= _MOST_CACHED:
+            self._callers.clear()
+        self._callers[token] = known
+
+    def _look_up(self, token: str) -> tuple[Caller | None, float]:
+        """The token's caller, and the moment, by this clock, from which it is none."""
         record = self._workspace.state.find_key(token)
         if record is None:
-            return None
+            return None, math.inf
+        ends = math.inf
         if record.revoked_at_us is not None:
-            ends.append(self._clock() + (record.revoked_at_us - now_us()) / 1_000_000)
-        return Caller(record.tenant, record.namespace, record.role, record.id)
+            ends = self._clock() + (record.revoked_at_us - now_us()) / 1_000_000
+        return Caller(record.tenant, record.namespace, record.role, record.id), ends
 
     def _holds(self, known: _Known[T]) -> bool:
         return self._clock() < known.until and self._changes.number() == known.change
 
-    async def _ask(self, question: Callable[[], T], last: _Known[T] | None) -> _Known[T]:
-        """What the state database says; what it said last while it is silent, but not for long,
-        and not once a key has changed."""
-        asked, change = self._clock(), self._changes.number()
-        until = asked + self._fresh_s
-        try:
-            return _Known(await asyncio.to_thread(question), asked, until, change)
-        except (StoreError, VaultError):
-            lasts = last is not None and asked < min(last.ends, last.at + STALE_S)
-            if last is not None and lasts and change == last.change:
-                return _Known(last.value, last.at, min(until, last.ends), change, last.ends)
-            raise Refusal(503, "keys cannot be checked at the moment; try again") from None
+    async def _ask(
+        self,
+        about: object,
+        question: Callable[[], tuple[T, float]],
+        last: _Known[T] | None,
+        keep: Callable[[_Known[T]], None],
+    ) -> _Known[T]:
+        """What the state database says; what it said last while it is slow or silent, but not for
+        long, and not once a key has changed. `keep` gets what holds from now on."""
+        change = self._changes.number()
+        asking = self._asked(about, change, question, keep)
+        usable = self._trusted(last, change)
+        await asyncio.wait({asking}, timeout=LONGEST_S if usable is None else PATIENCE_S)
+        if asking.done() and asking.exception() is None:
+            return asking.result()
+        if asking.done() and not isinstance(asking.exception(), (StoreError, VaultError)):
+            return await asking  # nobody foresaw it: the caller's edge tells
+        trusted = self._trusted(last, change)
+        if trusted is None or change != self._changes.number():
+            raise Refusal(503, "keys cannot be checked at the moment; try again")
+        keep(trusted)
+        return trusted
+
+    def _asked(
+        self,
+        about: object,
+        change: int,
+        question: Callable[[], tuple[T, float]],
+        keep: Callable[[_Known[T]], None],
+    ) -> asyncio.Task[_Known[T]]:
+        """The question that is being asked, or is asked now: one at a time, but never one from
+        before a key's change."""
+        place = (about, change)
+        task = self._asking.get(place)
+        if task is None:
+            task = asyncio.create_task(self._answer(change, question, keep))
+            self._asking[place] = task
+            task.add_done_callback(functools.partial(self._answered, place))
+        return task
+
+    async def _answer(
+        self,
+        change: int,
+        question: Callable[[], tuple[T, float]],
+        keep: Callable[[_Known[T]], None],
+    ) -> _Known[T]:
+        asked, loop = self._clock(), asyncio.get_running_loop()
+        value, ends = await loop.run_in_executor(self._threads, question)
+        until = min(self._clock() + self._fresh_s, asked + STALE_S, ends)
+        known = _Known(value, asked, until, change, ends)
+        keep(known)
+        return known
+
+    def _answered(self, place: tuple[object, int], task: asyncio.Task[_Known[Any]]) -> None:
+        self._asking.pop(place, None)
+        if not task.cancelled():
+            task.exception()  # told to those who waited; there may be none
+
+    def _trusted(self, last: _Known[T] | None, change: int) -> _Known[T] | None:
+        """What was said last, to be believed a little longer; None where it may not be."""
+        now = self._clock()
+        if last is None or change != last.change or now >= min(last.ends, last.at + STALE_S):
+            return None
+        until = min(now + self._fresh_s, last.at + STALE_S, last.ends)
+        return _Known(last.value, last.at, until, change, last.ends)
 
     def _open_provider_key(self, tenant: str, provider: str) -> str | None:
         sealed = self._workspace.state.provider_key(tenant, provider)
@@ -228,6 +298,14 @@ def is_loopback(hostname: str) -> bool:
         return ipaddress.ip_address(hostname).is_loopback
     except ValueError:
         return False
+
+
+def _is_foreign(origin: str, host: str) -> bool:
+    """Whether a web page of another origin than `host` asks; what is no origin is foreign."""
+    try:
+        return bool(origin) and urlsplit(origin).netloc != host
+    except ValueError:
+        return True
 
 
 @functools.lru_cache(maxsize=64)

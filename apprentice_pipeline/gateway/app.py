@@ -121,6 +121,7 @@ class GatewayApp:
         running, self._running = self._running, None
         if running is None:
             return
+        await running.captures.ended()
         await self._apprentices.close()
         if self._router is not None:
             await self._router.close()

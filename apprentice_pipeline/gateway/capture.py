@@ -39,6 +39,8 @@ from apprentice_pipeline.wire.providers import PROVIDERS, wire_format
 
 PREFIX = "/v1/capture/"
 CLIENT_LEFT = 499
+SHUT_DOWN = 503
+CUT_S = 1.0
 _FAILED = "this gateway failed; its operator has been told"
 _NAMES = ", ".join(PROVIDERS)
 _FORMATS: dict[str, WireFormat] = {name: wire_format(name) for name in PROVIDERS}
@@ -102,6 +104,13 @@ class Captures:
         finally:
             self._load.leave(tenant)
             passage.unwatch()
+
+    async def ended(self) -> None:
+        """Returns once no call is under way; soon in any case. For a shutdown that has cut them:
+        what came is recorded first, and their clients told."""
+        limit = time.monotonic() + self._limits.commit_timeout_ms / 1_000 + CUT_S
+        while self._load.under_way and time.monotonic() < limit:  # noqa: ASYNC110 - once a life
+            await asyncio.sleep(0.01)
 
     async def _admit(
         self, scope: Scope, receive: Receive, send: Send, provider: str, wire: WireFormat
@@ -264,14 +273,22 @@ class Captures:
         await passage.refuse(error.status, error.message)
 
     async def _cancelled(self, passage: Passage) -> None:
-        """The client left: what came is recorded. A shutdown goes on as a cancellation."""
+        """The client left, or the server shuts down: what came is recorded, and counted."""
         task = asyncio.current_task()
-        if not passage.left or task is None:
+        if task is None:
             raise asyncio.CancelledError
         task.uncancel()
-        if passage.call is not None:
-            self._tally.add(passage.call.tenant, passage.call.namespace, client_left=1)
-        await self._relay.record(passage, CLIENT_LEFT)
+        tenant, namespace = passage.caller.tenant, passage.namespace
+        if passage.left:
+            if passage.call is not None:
+                self._tally.add(tenant, namespace, client_left=1)
+            await self._relay.record(passage, CLIENT_LEFT)
+            return
+        self._tally.add(tenant, namespace, cut_by_shutdown=1)
+        await self._relay.record(passage, SHUT_DOWN)
+        await passage.refuse(SHUT_DOWN, "the gateway was shut down before the provider answered")
+        if passage.began:  # the server cuts the response: nobody takes it for whole
+            raise asyncio.CancelledError
 
     async def _failed(self, passage: Passage) -> None:
         """A failure of ours that ends the call: counted, recorded, and told unless it is late."""

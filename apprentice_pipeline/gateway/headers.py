@@ -7,6 +7,7 @@ Order, repetition and values are kept; names arrive in lower case (ASGI has them
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -73,6 +74,8 @@ class Incoming:
 
 
 _CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"x-goog-api-key"})
+_TOKEN = re.compile(rb"(?<![\w-])ak_")
+"""An apprentice token in a header's value: no provider gets one, wherever it stands."""
 _CREDENTIAL = {"anthropic": (b"x-api-key", "{}"), "gemini": (b"x-goog-api-key", "{}")}
 
 
@@ -89,7 +92,8 @@ def read_headers(raw: Sequence[tuple[bytes, bytes]]) -> Incoming:
         if reader is not None:
             setattr(found, reader, value.decode("latin-1"))
         if name not in dropped and not name.startswith(_OURS):
-            forward.append((name, value))
+            if b"ak_" not in value or name not in _CREDENTIALS or not _TOKEN.search(value):
+                forward.append((name, value))
         elif name == b"content-length" and value.isdigit():
             found.content_length = int(value)
     found.bearer = _bearer(found.bearer)

@@ -6,6 +6,7 @@ application (`app`), starting and stopping (`worker`).
 
 from __future__ import annotations
 
+import math
 import ssl
 from collections.abc import Callable
 
@@ -15,7 +16,6 @@ from apprentice_pipeline.config import Gateway as Limits
 from apprentice_pipeline.gateway.guard import Door
 from apprentice_pipeline.gateway.tls import Renewal, certificate_of
 
-GRACE_S = 15
 KEEP_ALIVE_S = 75
 RENEWAL_LOOK_S = 1
 _OTHER_FILES = 256
@@ -45,7 +45,7 @@ def server_config(app: object, limits: Limits, on_malformed: Callable[[], None])
         server_header=False,
         date_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=GRACE_S,
+        timeout_graceful_shutdown=math.ceil(limits.shutdown_grace_s),
         ssl_context_factory=_factory(renewal),
         callback_notify=renewal.look if renewal is not None else None,
         timeout_notify=RENEWAL_LOOK_S,

@@ -34,6 +34,11 @@ class Load:
         self._all = 0
         self._by_tenant: defaultdict[str, int] = defaultdict(int)
 
+    @property
+    def under_way(self) -> int:
+        """Calls that have entered and not left."""
+        return self._all
+
     def enter(self, tenant: str) -> NoRoom | None:
         """Counts a call in; where there is no room says why. One that entered must `leave`."""
         if self._all >= self._most:

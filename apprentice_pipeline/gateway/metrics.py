@@ -4,9 +4,9 @@ Belongs here: the metrics' names and their exposition. Does not: what is counted
 With several processes the values live in a folder of memory-mapped files, one set a process,
 summed at exposition; the client library reads the folder's name from the environment when it
 is first imported, so the server sets it before a worker starts. What a dead worker counted
-stays. Names of tenants appear in metrics of the `apprentice_tenant_` families only, and those
-only to an operator; past `MOST_STREAMS` further streams are one, for a client may name as many
-as it likes.
+stays. Where the disk has no room (`metrics_files`) new series are not counted.
+Names of tenants appear in metrics of the `apprentice_tenant_` families only, and those only to an
+operator; past `MOST_STREAMS` further streams are one, for a client may name as many as it likes.
 """
 
 from __future__ import annotations
@@ -14,9 +14,12 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector
+
+from apprentice_pipeline.gateway.metrics_files import Room
 
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 MEDIA_TYPE = "text/plain"
@@ -33,6 +36,8 @@ class Metrics:
     """The metrics of one process."""
 
     def __init__(self) -> None:
+        self._room = _room()
+        self._series: set[tuple[str, ...]] = set()
         self._registry = CollectorRegistry()
         self._events = Counter(
             "apprentice_events_total",
@@ -90,7 +95,7 @@ class Metrics:
         """Adds to the counters of a stream."""
         stream = self._known(tenant, namespace)
         for event, value in increments.items():
-            if value <= 0:
+            if value <= 0 or not self._fits(*stream, event):
                 continue
             if event == _COST:
                 self._cost.inc(value)
@@ -105,7 +110,8 @@ class Metrics:
     def add_responses(self, counts: Mapping[tuple[str, str, str], int]) -> None:
         """Adds responses by (provider, served by, status class)."""
         for labels, value in counts.items():
-            self._responses.labels(*labels).inc(value)
+            if self._fits(*labels, ""):
+                self._responses.labels(*labels).inc(value)
 
     def observe(self, durations_s: Iterable[float], commits_s: Iterable[float]) -> None:
         """Adds durations, seconds."""
@@ -123,6 +129,15 @@ class Metrics:
             self._streams.add(stream)
         return stream
 
+    def _fits(self, *series: str) -> bool:
+        """Whether this was counted before, or has room to be."""
+        if self._room is None or series in self._series:
+            return True
+        if not self._room.for_one_more():
+            return False
+        self._series.add(series)
+        return True
+
     def exposition(self, *, tenants: bool, of: str | None = None) -> bytes:
         """All processes' metrics as Prometheus text, tenants' names only where asked for.
 
@@ -139,6 +154,19 @@ class Metrics:
             return generate_latest(own)
         text = generate_latest(registry)
         return text if tenants else _without_tenants(text)
+
+
+def _room() -> Room | None:
+    """The room of this process's files, None where its values are in memory only: it is the one
+    process, or there is no room for a file, and then nobody else sees what it counts."""
+    folder = os.environ.get(FOLDER_VARIABLE)
+    if not folder:
+        return None
+    room = Room(Path(folder))
+    if room.reserve():
+        return room
+    values.ValueClass = values.MutexValue
+    return None
 
 
 class _Own:

@@ -38,7 +38,8 @@ class Relay:
         marks = replies.marks(b"remote", passage.pair_id)
         headers = response_headers(response.raw_headers, *marks)
         events = response.content_type == "text/event-stream" or self._is_array(passage, response)
-        if events and passage.intake.ended:
+        followed = events or passage.call is None
+        if followed and (passage.intake.ended or not passage.headers.has_body):
             passage.watch()
         if passage.call is not None and not events and response.is_whole:
             await self._at_once(passage, passage.call, response, headers)
@@ -149,21 +150,26 @@ class Relay:
 
     async def _whole(self, passage: Passage, call: Call, response: Response) -> None:
         tee = WholeTee(response.content_encoding, self._max_bytes)
-        length, seen, last = response.content_length, 0, b""
+        length, seen, held = response.content_length, 0, b""
         try:
             while chunk := await response.read_some():
                 if not call.first_byte_ns:
                     call.first_byte_ns = time.perf_counter_ns()
                 seen += len(chunk)
                 tee.feed(chunk)
-                if length is not None and seen >= length:
-                    last = chunk
+                if length is None:  # any byte may be the last: one is always kept back
+                    await replies.piece(passage.send, held + chunk[:-1])
+                    held = chunk[-1:]
+                elif seen >= length:
+                    held = chunk
                 else:
                     await replies.piece(passage.send, chunk)
         except _CUT:
             self._tally.add(call.tenant, call.namespace, cut_by_provider=1)
             await self.record(passage, response.status)
+            if held:
+                await replies.piece(passage.send, held)
             return
         tee.closed = True
         await self.record(passage, response.status, tee)
-        await passage.finish(last)
+        await passage.finish(held)

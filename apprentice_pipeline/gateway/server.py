@@ -24,6 +24,7 @@ from pathlib import Path
 from apprentice_pipeline.errors import ApprenticeError, StoreError, UsageError
 from apprentice_pipeline.gateway.access import is_loopback
 from apprentice_pipeline.gateway.metrics import FOLDER_VARIABLE
+from apprentice_pipeline.gateway.metrics_files import make_folder
 from apprentice_pipeline.gateway.probe import is_up
 from apprentice_pipeline.gateway.tls import certificate_of
 from apprentice_pipeline.gateway.webhook import POST_S, Webhook
@@ -37,7 +38,10 @@ from apprentice_pipeline.store.workspace import Workspace
 
 BACKLOG = 2_048
 WATCH_S = 0.1
-STOP_S = 25.0
+AFTER_GRACE_S = 30.0
+"""What a worker may take once its calls have ended: its spool's end (20 s) is the longest."""
+JOIN_S = 5.0
+LAST_DRAIN_S = 15.0
 READY_S = 60.0
 FIRST_RESTART_S, LAST_RESTART_S = 0.1, 5.0
 STEADY_S = 10.0
@@ -129,7 +133,7 @@ class _Supervisor:
         self._url = _url(listening, tls=bool(workspace.config.gateway.tls_certificate))
         self._on_ready = on_ready
         self._stopping = threading.Event()
-        self._metrics = workspace.home.run / f"metrics-{os.getpid()}"
+        self._metrics = make_folder(workspace.home.run)
         self._workers = [_Worker(self._start_worker) for _ in range(workers)]
 
     def run(self) -> None:
@@ -137,7 +141,6 @@ class _Supervisor:
         config = self._workspace.config
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stopping.set())
-        _fresh_folder(self._metrics)
         loops = [
             self._every(config.store.drain_interval_s, self._drain, nice=DRAIN_NICE),
             self._every(config.serving.registry_poll_s, self._follow_registry),
@@ -155,11 +158,11 @@ class _Supervisor:
         finally:
             self._stopping.set()
             self._stop_workers()
-            for loop in loops:
-                loop.join()
+            self._join(loops)
             if backend is not None:
                 backend.stop()
-            self._drain()
+            if not any(loop.is_alive() for loop in loops):
+                self._drain_last()
             shutil.rmtree(self._metrics, ignore_errors=True)
 
     def _watch(self) -> None:
@@ -195,12 +198,34 @@ class _Supervisor:
         return process
 
     def _stop_workers(self) -> None:
-        deadline = time.monotonic() + STOP_S
+        grace_s = self._workspace.config.gateway.shutdown_grace_s
+        deadline = time.monotonic() + grace_s + AFTER_GRACE_S
         for worker in self._workers:
             if worker.process is not None:
                 worker.process.terminate()
         for worker in self._workers:
             worker.stop(deadline)
+
+    def _join(self, loops: list[threading.Thread]) -> None:
+        """Waits for the loops, but not for a lake or a registry that does not answer."""
+        deadline = time.monotonic() + JOIN_S
+        for loop in loops:
+            loop.join(max(0.0, deadline - time.monotonic()))
+
+    def _drain_last(self) -> None:
+        """What the workers left goes to the lake, if that can be reached; else the next start
+        finds it."""
+        last = threading.Thread(target=self._guarded, args=(self._drain,), daemon=True)
+        last.start()
+        last.join(LAST_DRAIN_S)
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except ApprenticeError as error:
+            self._alert(type(error).__name__, error.message)
+        except Exception as error:  # the thread's edge: the loop outlives every failure
+            self._alert("unexpected", f"{work.__name__} failed: {type(error).__name__}")
 
     def _every(
         self, seconds: float, work: Callable[[], None], *, nice: int = 0
@@ -214,12 +239,7 @@ class _Supervisor:
             with contextlib.suppress(OSError, AttributeError):
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
             while not self._stopping.wait(seconds):
-                try:
-                    work()
-                except ApprenticeError as error:
-                    self._alert(type(error).__name__, error.message)
-                except Exception as error:  # the thread's edge: the loop outlives every failure
-                    self._alert("unexpected", f"{work.__name__} failed: {type(error).__name__}")
+                self._guarded(work)
 
         thread = threading.Thread(target=loop, name=work.__name__, daemon=True)
         thread.start()
@@ -286,24 +306,6 @@ def _url(listening: socket.socket, *, tls: bool) -> str:
     scheme = "https" if tls else "http"
     place = f"[{address}]" if address.version == 6 else str(address)
     return f"{scheme}://{place}:{port}"
-
-
-def _fresh_folder(folder: Path) -> None:
-    for old in folder.parent.glob("metrics-*"):
-        if not _alive(old.name.removeprefix("metrics-")):
-            shutil.rmtree(old, ignore_errors=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(mode=0o700)
-
-
-def _alive(pid: str) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 @contextlib.contextmanager

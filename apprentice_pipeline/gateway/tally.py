@@ -3,15 +3,17 @@
 Belongs here: sums by stream and day, spending, alerts, and their flush into state and metrics.
 Does not: deciding what counts (`recording`, `capture`).
 Promise: counting never blocks or fails a request; what the state database refuses is kept, in
-bounded memory, and tried again.
+bounded memory, and tried again. What finds no room any more, or fails in a way nobody foresaw, is
+given up, and counted in the metrics as `counts_dropped`.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 from zoneinfo import ZoneInfo
 
 from apprentice_pipeline.errors import ApprenticeError
@@ -22,7 +24,11 @@ from apprentice_pipeline.store.unread import Counts, Stream
 
 FLUSH_S = 1.0
 MOST_STREAMS = 20_000
+MOST_ALERTS = 1_000
 _DAY_US = 86_400_000_000
+_DROPPED = "counts_dropped"
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 @dataclass(slots=True)
@@ -62,7 +68,7 @@ class Tally:
         sums = self._sums.events.get(place)
         if sums is None:
             if len(self._sums.events) >= MOST_STREAMS:
-                self.dropped += 1
+                self._drop()
                 return
             sums = self._sums.events[place] = defaultdict(float)
         seen = self._observed.events.get((tenant, namespace))
@@ -77,14 +83,16 @@ class Tally:
         for (tenant, namespace), increments in counts.items():
             told = dict(increments)
             if priced := int(told.pop("priced", 0)):
-                total, calls = self._sums.spending.get((tenant, namespace), (0.0, 0))
-                spent = total + told.get("cost_usd", 0.0)
-                self._sums.spending[tenant, namespace] = (spent, calls + priced)
+                self._spend((tenant, namespace), told.get("cost_usd", 0.0), priced)
             self.add(tenant, namespace, **told)
 
     def alert(self, tenant: str, namespace: str, kind: str, message: str) -> None:
         """Raises an alert; repeated within a flush it is one."""
-        self._sums.alerts[tenant, namespace, kind] = message
+        alerts = self._sums.alerts
+        if (tenant, namespace, kind) in alerts or len(alerts) < MOST_ALERTS:
+            alerts[tenant, namespace, kind] = message
+        else:
+            self._drop()
 
     def failed(self, tenant: str, namespace: str) -> None:
         """A call that a failure of ours ended, which nobody foresaw."""
@@ -116,7 +124,10 @@ class Tally:
         """Flushes every second until cancelled."""
         while True:
             await asyncio.sleep(FLUSH_S)
-            await self.flush_aside()
+            try:
+                await self.flush_aside()
+            except Exception:  # the task's edge: counting outlives every failure
+                self._drop()
 
     def _take(self) -> tuple[_Sums, _Observed]:
         taken = self._sums, self._observed
@@ -125,42 +136,73 @@ class Tally:
 
     def _write_out(self, sums: _Sums, observed: _Observed) -> bool:
         """Whether all of it could be written; what could is taken out of `sums`."""
+        try:
+            self._tell_metrics(observed)
+        except Exception:  # the edge: the sums are written all the same
+            self.dropped += 1
+        try:
+            dropped = self._write(sums)
+        except ApprenticeError:
+            self._metrics.add_events("", "", {"state_failures": 1})
+            return False
+        if dropped:
+            self._metrics.add_events("", "", {_DROPPED: dropped})
+        return True
+
+    def _tell_metrics(self, observed: _Observed) -> None:
         for (tenant, namespace), increments in observed.events.items():
             self._metrics.add_events(tenant, namespace, increments)
         self._metrics.add_responses(observed.responses)
         self._metrics.observe(observed.durations_s, observed.commits_s)
-        try:
-            self._write(sums)
-        except ApprenticeError:
-            self._metrics.add_events("", "", {"state_failures": 1})
-            return False
-        return True
 
-    def _write(self, sums: _Sums) -> None:
-        for place in list(sums.events):
-            self._state.count(*place, sums.events[place])
-            del sums.events[place]
+    def _write(self, sums: _Sums) -> int:
+        """Writes all of it; returns how many entries could not be, for a reason of their own."""
         at_us = now_us()
-        for (tenant, namespace), (usd, calls) in list(sums.spending.items()):
-            self._state.meter(
-                tenant, namespace, "passthrough", usd, at_us, zone=self._zone, calls=calls
-            )
-            del sums.spending[tenant, namespace]
-        for (tenant, namespace, kind), message in list(sums.alerts.items()):
-            self._state.add_alert(tenant, namespace, kind, message, now_us=at_us)
-            del sums.alerts[tenant, namespace, kind]
+
+        def count(place: tuple[str, str, str], increments: dict[str, float]) -> None:
+            self._state.count(*place, increments)
+
+        def meter(stream: Stream, spent: tuple[float, int]) -> None:
+            usd, calls = spent
+            self._state.meter(*stream, "passthrough", usd, at_us, zone=self._zone, calls=calls)
+
+        def alert(about: tuple[str, str, str], message: str) -> None:
+            self._state.add_alert(*about, message, now_us=at_us)
+
+        written = (
+            _each(sums.events, count),
+            _each(sums.spending, meter),
+            _each(sums.alerts, alert),
+        )
+        return sum(written)
 
     def _keep(self, sums: _Sums) -> None:
-        """Puts back what could not be written, under what came meanwhile."""
+        """Puts back what could not be written, under what came meanwhile, as far as there is
+        room."""
         newer, self._sums = self._sums, sums
         for place, increments in newer.events.items():
+            if place not in sums.events and len(sums.events) >= MOST_STREAMS:
+                self._drop()
+                continue
             known = sums.events.setdefault(place, defaultdict(float))
             for name, value in increments.items():
                 known[name] += value
         for stream, (usd, calls) in newer.spending.items():
-            total, before = sums.spending.get(stream, (0.0, 0))
-            sums.spending[stream] = (total + usd, before + calls)
-        sums.alerts |= newer.alerts
+            self._spend(stream, usd, calls)
+        for about, message in newer.alerts.items():
+            self.alert(*about, message)
+
+    def _spend(self, stream: Stream, usd: float, calls: int) -> None:
+        spending = self._sums.spending
+        if stream not in spending and len(spending) >= MOST_STREAMS:
+            self._drop()
+            return
+        total, before = spending.get(stream, (0.0, 0))
+        spending[stream] = (total + usd, before + calls)
+
+    def _drop(self) -> None:
+        self.dropped += 1
+        self._observed.events.setdefault(("", ""), defaultdict(float))[_DROPPED] += 1
 
     def _today(self) -> str:
         at_us = now_us()
@@ -169,3 +211,21 @@ class Tally:
             day, since_us = date_of(at_us), at_us - at_us % _DAY_US
             self._day = (day, since_us, since_us + _DAY_US)
         return day
+
+
+def _each(entries: dict[K, V], write: Callable[[K, V], None]) -> int:
+    """Writes entry after entry and takes it out; returns how many were given up.
+
+    Raises: ApprenticeError where the store fails: what is left can be tried again. An entry that
+    fails in a way nobody foresaw would fail again, and hold up those behind it.
+    """
+    given_up = 0
+    for key in list(entries):
+        try:
+            write(key, entries[key])
+        except ApprenticeError:
+            raise
+        except Exception:  # the flush outlives every failure
+            given_up += 1
+        del entries[key]
+    return given_up

@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import uvicorn
 
-from apprentice_pipeline.errors import ApprenticeError
+from apprentice_pipeline.errors import ApprenticeError, StoreError
 from apprentice_pipeline.gateway.app import create_app
 from apprentice_pipeline.gateway.listening import server_config
 from apprentice_pipeline.gateway.reading import ExchangeReader
@@ -26,6 +26,7 @@ from apprentice_pipeline.routing import Router
 from apprentice_pipeline.serving.embedding import embedder
 from apprentice_pipeline.serving.opening import open_backend
 from apprentice_pipeline.store.handover import taken_over
+from apprentice_pipeline.store.late_spool import LateSpool
 from apprentice_pipeline.store.secrecy import keep_memory_private
 from apprentice_pipeline.store.spool_client import SpoolClient
 from apprentice_pipeline.store.workspace import Workspace
@@ -40,12 +41,7 @@ def main(source: BinaryIO) -> int:
     try:
         settings, orders = taken_over(source.readline())
         workspace = Workspace.open(settings)
-        spool = SpoolClient.open(
-            workspace,
-            on_loss=lambda: _report_loss(workspace),
-            program=PROGRAM,
-            read=ExchangeReader.of(settings.config),
-        )
+        spool = _open_spool(workspace)
         backend = open_backend(workspace)
         app = create_app(
             workspace, spool, lambda: Router(workspace, backend, spool, embed=embedder())
@@ -67,6 +63,24 @@ def _follow(source: BinaryIO, server: uvicorn.Server) -> None:
     while source.read(1):
         continue
     server.should_exit = True
+
+
+def _open_spool(workspace: Workspace) -> SpoolClient | LateSpool:
+    """The worker's spool; where none can be had now, one that comes later: calls go through."""
+
+    def opened() -> SpoolClient:
+        return SpoolClient.open(
+            workspace,
+            on_loss=lambda: _report_loss(workspace),
+            program=PROGRAM,
+            read=ExchangeReader.of(workspace.config),
+        )
+
+    try:
+        return opened()
+    except StoreError as error:
+        sys.stderr.write(f"gateway worker: {error.message}; calls go through uncaptured\n")
+        return LateSpool(opened, error)
 
 
 def _report_loss(workspace: Workspace) -> None:

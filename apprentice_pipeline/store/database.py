@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, Table, create_engine, event, select
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
@@ -25,6 +25,18 @@ from apprentice_pipeline.store.full_disk import means_full
 from apprentice_pipeline.store.schema import LOCKS, META, METADATA, SCHEMA_VERSION
 
 BUSY_TIMEOUT_MS: Final = 10_000
+STATEMENT_TIMEOUT_MS: Final = 30_000
+POOL_TIMEOUT_S: Final = 10.0
+_LIBPQ: Final = frozenset({"psycopg", "psycopg2"})
+_CONNECTING: Final = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+"""libpq's, unless the URL has its own: what a server that is gone costs, in seconds and (the last)
+milliseconds."""
 _BEGIN: Final = "apprentice_begin"
 _UPGRADES: Final = {1: "ALTER TABLE access_keys ADD COLUMN label VARCHAR"}
 """What makes a database of one schema one of the next."""
@@ -181,13 +193,36 @@ def mapped(error: SQLAlchemyError) -> StoreError:
 def _engine(url: str) -> Engine:
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, hide_parameters=True, pool_pre_ping=True)
+        return _server_engine(parsed)
     if parsed.database:
         _create_private(Path(parsed.database))
     engine = create_engine(parsed, hide_parameters=True)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _server_engine(url: URL) -> Engine:
+    """PostgreSQL's: whatever becomes of the server or the way to it, nobody waits for ever."""
+    libpq = url.get_driver_name() in _LIBPQ
+    limits = {k: v for k, v in _CONNECTING.items() if libpq and k not in url.query}
+    engine = create_engine(
+        url,
+        hide_parameters=True,
+        pool_pre_ping=True,
+        pool_timeout=POOL_TIMEOUT_S,
+        connect_args=limits,
+    )
+    event.listen(engine, "connect", _limit_statements)
+    return engine
+
+
+def _limit_statements(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute(f"SET statement_timeout = {STATEMENT_TIMEOUT_MS}")
+    cursor.execute(f"SET lock_timeout = {BUSY_TIMEOUT_MS}")
+    cursor.close()
+    connection.commit()
 
 
 def _create_private(file: Path) -> None:

@@ -48,8 +48,19 @@ class KeyChanges:
         self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         if os.fstat(descriptor).st_size < _SIZE:
-            os.ftruncate(descriptor, _SIZE)
+            self._begin(descriptor)
         return descriptor
+
+    def _begin(self, descriptor: int) -> None:
+        """Writes the first number: reading a mapped hole on a full disk would end the process."""
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.fstat(descriptor).st_size < _SIZE:
+                os.pwrite(descriptor, bytes(_SIZE), 0)
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        except OSError:
+            os.close(descriptor)
+            raise
 
     def _mapped(self) -> memoryview[int]:
         try:

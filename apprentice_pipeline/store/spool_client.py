@@ -86,12 +86,15 @@ class SpoolClient:
         Raises: StorageFull, StoreError.
         """
         spool_id, lock = claim(workspace.home.spool)
+        path = workspace.home.spool / f"{spool_id}.db"
         try:
-            file = SpoolWriter(workspace.home.spool / f"{spool_id}.db", workspace.vault)
+            file = SpoolWriter(path, workspace.vault)
             file.create()
             file.close()
             channel, writer = _start_writer(workspace, spool_id, lock, program)
         except BaseException:
+            for suffix in ("", "-wal", "-shm"):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
             lock.release(remove=True)
             raise
         return cls(workspace, spool_id, lock, channel, writer, on_loss, read)

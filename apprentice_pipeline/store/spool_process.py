@@ -57,7 +57,7 @@ def serve(descriptor: int, make_reader: Callable[[Config], Reader] | None = None
 def _serve(channel: socket.socket, writer: SpoolWriter) -> None:
     """Batch after batch until the worker is gone and all it sent is committed."""
     reader, waiting = RecordReader(), list[NumberedRow]()
-    while data := channel.recv(_READ_BYTES):
+    while data := _received(channel):
         waiting += reader.feed(data)
         _gather(channel, reader, waiting)
         for start in range(0, len(waiting), MAX_COMMIT_ROWS):
@@ -74,12 +74,20 @@ def _gather(channel: socket.socket, reader: RecordReader, waiting: list[Numbered
     while len(waiting) < MAX_COMMIT_ROWS and size < _BATCH_BYTES:
         try:
             data = channel.recv(_READ_BYTES, socket.MSG_DONTWAIT)
-        except BlockingIOError:
+        except OSError:  # nothing more for now, or the worker was killed: what waits is written
             return
         if not data:
             return
         size += len(data)
         waiting += reader.feed(data)
+
+
+def _received(channel: socket.socket) -> bytes:
+    """What the worker sent next; b"" once it is gone, if it was killed with our word unread too."""
+    try:
+        return channel.recv(_READ_BYTES)
+    except OSError:
+        return b""
 
 
 def _line(channel: socket.socket) -> bytes:

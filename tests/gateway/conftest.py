@@ -143,6 +143,24 @@ class Upstream:
             await send({"type": "http.response.body", "body": event, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
+    async def do_slow_chunked(self, send: Any, _: Any) -> None:
+        kind = [(b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 200, "headers": kind})
+        for part in (CHAT_BODY[:50], CHAT_BODY[50:]):
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+            await asyncio.sleep(0.1)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def do_download(self, send: Any, receive: Any) -> None:
+        """A file without end: until its reader leaves."""
+        kind = [(b"content-type", b"application/octet-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": kind})
+        gone = asyncio.ensure_future(receive())
+        while not gone.done():
+            await send({"type": "http.response.body", "body": b"x" * 1_000, "more_body": True})
+            await asyncio.sleep(0.01)
+        self.cancelled.set()
+
     async def do_waiting_json(self, send: Any, receive: Any) -> None:
         await asyncio.to_thread(self.go_on.wait, 10)
         await self.do_json(send, receive)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
+import threading
+import time
 from typing import Any
 
+import orjson
 import pytest
 
 from apprentice_pipeline.errors import StoreError
@@ -38,6 +42,7 @@ def test_without_keys_a_loopback_client_is_the_default_tenant(gateway: Any, ask:
         {"origin": "https://evil.example"},
         {"origin": "http://localhost:3000"},
         {"origin": "null"},
+        {"origin": "http://[::1"},
         {"sec-fetch-site": "cross-site"},
         {"sec-fetch-site": "same-site"},
     ],
@@ -104,6 +109,31 @@ def test_our_key_is_stripped_and_the_providers_is_forwarded(
     assert token not in str(provider.seen[0])
     (row,) = gateway.captured()
     assert (row["tenant"], row["namespace"]) == ("acme", "tickets")
+
+
+@pytest.mark.parametrize("name", ["authorization", "x-api-key", "x-goog-api-key"])
+def test_a_second_apprentice_key_reaches_no_provider(
+    gateway: Any, provider: Any, name: str
+) -> None:
+    """Of a header that comes twice the last is read; both were forwarded."""
+    token = key(gateway, "capture", namespace="tickets")
+    connection = http.client.HTTPConnection("127.0.0.1", gateway.server.port, timeout=20)
+    connection.putrequest("POST", f"/v1/capture/openai{CHAT}")
+    body = orjson.dumps(ASK)
+    scheme = "Bearer " if name == "authorization" else ""
+    for header, value in (
+        ("content-length", str(len(body))),
+        ("x-apprentice-key", token),
+        (name, f"{scheme}{token}"),
+        (name, f"{scheme}sk-own-ak_1"),
+    ):
+        connection.putheader(header, value)
+    connection.endheaders(body)
+    assert connection.getresponse().status == 200
+    connection.close()
+    [seen] = provider.seen
+    assert token not in str(seen)
+    assert [value for each, value in seen.headers if each == name] == [f"{scheme}sk-own-ak_1"]
 
 
 ROUTES = [
@@ -212,6 +242,9 @@ class SilentState:
     def __init__(self, workspace: Any) -> None:
         self._state = workspace.state
         self.silent = False
+        self.asked = 0
+        self.answers = threading.Event()
+        self.answers.set()
 
     def any_keys(self) -> bool:
         self._fail()
@@ -222,6 +255,8 @@ class SilentState:
         return self._state.find_key(token)
 
     def _fail(self) -> None:
+        self.asked += 1
+        self.answers.wait(20)
         if self.silent:
             raise StoreError("down")
 
@@ -250,6 +285,52 @@ async def test_keys_outlive_a_silent_database_for_a_minute_then_503(gateway: Any
     assert refused.value.status == 503
     desk.state.silent = False
     assert isinstance(await access.admit(headers), Caller)
+
+
+async def test_while_the_database_is_slow_a_known_key_waits_little_and_one_question_is_asked(
+    gateway: Any,
+) -> None:
+    token, now = key(gateway, "tenant"), [0.0]
+    desk: Any = Desk(gateway.workspace)
+    access = Access(desk, clock=lambda: now[0])
+    headers = read_headers([(b"x-apprentice-key", token.encode())])
+    await access.admit(headers)
+    desk.state.answers.clear()
+    now[0], began = 5.0, time.monotonic()
+    callers = await asyncio.gather(*(access.admit(headers) for _ in range(50)))
+    assert {caller.tenant for caller in callers} == {"acme"}
+    assert time.monotonic() - began < 2
+    assert access.admit_cached(headers) is not None
+    now[0] = 7.0
+    assert (await access.admit(headers)).tenant == "acme"
+    assert desk.state.asked == 2
+    now[0] = 30.0
+    desk.state.answers.set()
+    while desk.state.asked == 2:
+        await asyncio.sleep(0.01)
+        if access.admit_cached(headers) is not None:
+            break
+    assert access.admit_cached(headers) is not None
+
+
+async def test_after_a_slow_failure_the_last_answer_is_not_asked_for_again_at_once(
+    gateway: Any,
+) -> None:
+    token, now = key(gateway, "tenant"), [0.0]
+    desk: Any = Desk(gateway.workspace)
+    access = Access(desk, clock=lambda: now[0])
+    headers = read_headers([(b"x-apprentice-key", token.encode())])
+    await access.admit(headers)
+    desk.state.silent = True
+    desk.state.answers.clear()
+    now[0] = 5.0
+    asking = asyncio.create_task(access.admit(headers))
+    await asyncio.sleep(0.05)
+    now[0] = 15.0
+    desk.state.answers.set()
+    assert (await asking).tenant == "acme"
+    assert access.admit_cached(headers) is not None
+    assert desk.state.asked == 2
 
 
 async def test_on_a_silent_database_no_key_outlives_its_end_or_another_keys_change(

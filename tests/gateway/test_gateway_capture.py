@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import sqlite3
 import threading
@@ -159,6 +160,39 @@ class BusyDisk:
     def release(self) -> None:
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
+
+
+def test_the_last_byte_of_a_chunked_answer_waits_for_its_commit(start: Any) -> None:
+    """Without a length any byte may be the last."""
+    gateway = start(gateway={"commit_timeout_ms": 5_000})
+    with BusyDisk(gateway) as disk, connect(gateway) as client:
+        client.sendall(request_bytes("slow-chunked"))
+        received = b""
+        while b'"total_tokens"' not in received:
+            received += client.recv(65536)
+        time.sleep(0.6)
+        client.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            received += client.recv(65536)
+        assert not received.endswith(b"0\r\n\r\n")
+        assert received.rstrip(b"\r\n").endswith(b'"total_tokens":12}')
+        disk.release()
+        client.settimeout(10)
+        while not received.endswith(b"0\r\n\r\n"):
+            received += client.recv(65536)
+    [row] = gateway.captured()
+    assert row["is_pair"]
+
+
+def test_a_client_that_leaves_an_uncaptured_download_ends_it_at_the_provider(
+    gateway: Any, provider: Any
+) -> None:
+    with connect(gateway) as client:
+        head = "GET /v1/capture/openai/v1/files/f/content HTTP/1.1\r\nhost: 127.0.0.1\r\n"
+        client.sendall(f"{head}x-behave: download\r\n\r\n".encode())
+        assert b"xxx" in client.recv(65536) + client.recv(65536)
+        assert not provider.cancelled.is_set()
+    assert provider.cancelled.wait(10)
 
 
 def test_the_end_of_a_stream_waits_for_its_commit(start: Any) -> None:

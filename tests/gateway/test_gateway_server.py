@@ -6,11 +6,14 @@ import http.client
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -175,3 +178,50 @@ def test_an_open_door_without_keys_is_refused(tmp_path: Path) -> None:
             serve(settings, host, 0, 1)
         assert "loopback" in refused.value.message
         assert "key create" in refused.value.remedy
+
+
+def test_a_call_under_way_is_finished_after_sigterm(serve: Any, ask: Any, provider: Any) -> None:
+    gateway = serve()
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(ask, gateway.capture(), CHAT, ASK, {"x-behave": "waiting-json"})
+        eventually(lambda: provider.seen)
+        gateway.process.terminate()
+        time.sleep(1)
+        provider.go_on.set()
+        assert asked.result().status == 200
+    assert gateway.stop() == 0
+
+
+def test_a_call_that_outlasts_the_grace_is_told_so_recorded_and_counted(
+    serve: Any, ask: Any, provider: Any
+) -> None:
+    gateway = serve(gateway={"shutdown_grace_s": 1})
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(ask, gateway.capture(), CHAT, ASK, {"x-behave": "waiting-json"})
+        eventually(lambda: provider.seen)
+        assert gateway.stop() == 0
+        answer = asked.result()
+    assert answer.status == 503
+    assert b"shut down" in answer.body
+    with closing(Workspace.open(load_settings({"APPRENTICE_HOME": str(gateway.home)}))) as home:
+        assert home.state.counters("default")["cut_by_shutdown"] == 1
+        [row] = home.lake.scan("default", "captures").collect().to_dicts()
+    assert (row["status"], row["is_pair"]) == (503, False)
+    assert row["pair_id"] == answer.header("x-apprentice-pair-id")
+
+
+def test_a_lake_that_does_not_answer_holds_no_shutdown_up(serve: Any, ask: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=50) as silent:
+        options = {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{silent.getsockname()[1]}",
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_ACCESS_KEY_ID": "none",
+            "AWS_SECRET_ACCESS_KEY": "none",
+            "AWS_REGION": "none",
+        }
+        store = {"lake_uri": "s3://nowhere/lake", "lake_options": options}
+        gateway = serve(store={**store, "drain_interval_s": 3_600})
+        assert ask(gateway.capture(), CHAT, ASK).status == 200
+        began = time.monotonic()
+        assert gateway.stop() == 0
+        assert time.monotonic() - began < 45

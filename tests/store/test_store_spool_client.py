@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
@@ -15,17 +16,23 @@ from hypothesis import strategies as st
 
 from apprentice_pipeline.errors import CannotOpen, StorageFull, StoreError
 from apprentice_pipeline.records import Exchange
+from apprentice_pipeline.store import spool_process
 from apprentice_pipeline.store.drain import drain, waiting_rows
-from apprentice_pipeline.store.sealing import PlainRow
+from apprentice_pipeline.store.sealing import PlainRow, plain_row
 from apprentice_pipeline.store.spool_client import SpoolClient
-from apprentice_pipeline.store.spool_file import Lock
+from apprentice_pipeline.store.spool_file import Lock, claim
 from apprentice_pipeline.store.spool_frames import (
     AcknowledgementReader,
     RecordReader,
     acknowledgement,
     record_frame,
 )
-from apprentice_pipeline.store.spool_writer import MAX_PENDING_ROWS, NumberedRow, Written
+from apprentice_pipeline.store.spool_writer import (
+    MAX_PENDING_ROWS,
+    NumberedRow,
+    SpoolWriter,
+    Written,
+)
 from apprentice_pipeline.store.workspace import Workspace
 
 TENANT = "acme"
@@ -143,6 +150,25 @@ async def test_the_writer_commits_what_a_killed_worker_had_handed_over(
             break
         await asyncio.sleep(0.1)
     assert sorted(stored(workspace)) == sorted(pair_ids)
+
+
+async def test_what_a_worker_handed_over_is_kept_though_it_died_with_acknowledgements_unread(
+    workspace: Workspace, exchange: Callable[..., Exchange]
+) -> None:
+    """Then its socket fails with a reset before it ends."""
+    spool_id, lock = claim(workspace.home.spool)
+    writer = SpoolWriter(workspace.home.spool / f"{spool_id}.db", workspace.vault)
+    writer.create()
+    ours, theirs = socket.socketpair()
+    rows = [NumberedRow(number, plain_row(exchange(number), TENANT)) for number in range(1, 101)]
+    ours.sendall(b"".join(map(record_frame, rows)))
+    theirs.sendall(acknowledgement(rows[:1], Written([None], {})))
+    ours.close()
+    with theirs:
+        spool_process._serve(theirs, writer)
+    writer.close()
+    lock.release()
+    assert len(stored(workspace)) == 100
 
 
 WORKER = """

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
 import sqlite3
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -384,3 +386,11 @@ def test_a_full_disk_is_told_from_other_failures(tmp_path: Path) -> None:
         state.update_control("acme", "tickets", lambda _: "x" * 1_000_000)
     assert raised.value.remedy
     state.close()
+
+
+def test_a_database_server_that_accepts_and_never_speaks_is_given_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port, began = server.getsockname()[1], time.monotonic()
+        with pytest.raises(StoreError, match="state database failed"):
+            State.open(f"postgresql+psycopg://user@127.0.0.1:{port}/db")
+        assert time.monotonic() - began < 15
