@@ -2,8 +2,10 @@
 
 Belongs here: the places and their order. Does not: marking corpora and artifacts that used what
 was erased (`stages`).
-Promise: when this returns, no spool, table or file version of this workspace holds the rows; a
-crash on the way leaves an erasure that can simply be repeated.
+Promise: when this returns, no spool, table or file version of this workspace holds the rows, and
+what another node's spool still has of them does not come back; a crash on the way leaves an
+erasure that can simply be repeated. Tombstones come first, then the keys, then the rows: whatever
+is appended meanwhile is found by the drain that appended it, or deleted here.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -58,6 +60,11 @@ def erase(
 
     if pair_ids is not None and namespace is None:
         raise UsageError("pairs are erased within a namespace", remedy="give --namespace")
+    ids = pair_ids if pair_ids is not None else [""]
+    stones = [Tombstone(tenant, namespace or "", each, now_us, 0) for each in ids]
+    workspace.state.add_tombstones(stones)
+    if namespace is None:
+        workspace.vault.forget(tenant)
     erased, tables = set[str](), list[Removal]()
     spool_rows = _erase_spools(workspace.home.spool, tenant, namespace, pair_ids, erased)
     lake_rows = workspace.lake.erase(
@@ -66,14 +73,7 @@ def erase(
     _forget_counts(workspace.home.work / tenant, namespace)
     erased.update(*(removal.pair_ids for removal in tables))
     report = ErasureReport(spool_rows, lake_rows, tuple(sorted(erased)), tuple(tables))
-    workspace.state.add_tombstones(
-        [
-            Tombstone(tenant, namespace or "", pair_id, now_us, report.rows)
-            for pair_id in (pair_ids if pair_ids is not None else [""])
-        ]
-    )
-    if namespace is None:
-        workspace.vault.forget(tenant)
+    workspace.state.count_erased([replace(stone, rows=report.rows) for stone in stones])
     return report
 
 

@@ -9,6 +9,7 @@ when it returns. Works on a local folder or any object store URI that deltalake 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,8 @@ _OLDER: Final = """
 SELECT DISTINCT pair_id FROM captures WHERE namespace = $namespace AND created_at_us < $before
 """
 _CATALOG: Final = "_tenants"
+_KNOWN_S: Final = 60.0
+"""How long a tenant counts as named in the catalogue: another process may erase it."""
 _ID_CHUNK: Final = 2_000
 """Ids a statement: each is a pass over the files; ten thousands overflow the parser's stack."""
 
@@ -54,7 +57,7 @@ class Lake:
     def __init__(self, uri: str, options: Mapping[str, str] | None = None) -> None:
         self._uri = (delta.local_path(uri) or uri).rstrip("/")
         self._options = dict(options or {})
-        self._known: set[str] = set()
+        self._known: dict[str, float] = {}
 
     def append(
         self,
@@ -74,6 +77,8 @@ class Lake:
         schema = schema_of(table)
         if set(rows.column_names) != set(schema.names):
             raise StoreError(f"rows do not have the columns of table {table!r}")
+        if self.table(tenant, table) is None:
+            self._known.pop(tenant, None)  # new, or erased by another process
         self._register(tenant)
         delta.append(
             self._table_uri(tenant, table),
@@ -279,17 +284,17 @@ class Lake:
         """Names the tenant in the catalogue: an object store has no folders to list."""
         import pyarrow as pa
 
-        if tenant in self._known:
+        if time.monotonic() < self._known.get(tenant, 0.0):
             return
         if tenant not in self.tenants():
             delta.append(
                 f"{self._uri}/{_CATALOG}", pa.table({"tenant": [tenant]}), options=self._options
             )
-        self._known.add(tenant)
+        self._known[tenant] = time.monotonic() + _KNOWN_S
 
     def _forget(self, tenant: str) -> None:
         uri = f"{self._uri}/{_CATALOG}"
-        self._known.discard(tenant)
+        self._known.pop(tenant, None)
         if delta.open_table(uri, self._options) is not None:
             delta.delete(uri, self._options, f"tenant = '{tenant}'")
             delta.purge(uri, self._options)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from apprentice_pipeline.artifact.canonical import read_canonical
-from apprentice_pipeline.errors import CannotOpen, KeyMissing
+from apprentice_pipeline.errors import KeyErased
 from apprentice_pipeline.records import new_pair_id, now_us
 from apprentice_pipeline.stages import export, labelling, readiness
 from apprentice_pipeline.store.drain import drain
@@ -135,11 +135,11 @@ def test_a_shredded_tenants_sealed_bytes_open_no_more(
     assert run_apprentice(home, "erase", "--tenant", "acme").status == 0
     with home.open() as fresh:
         for _ in range(2):
-            with pytest.raises((KeyMissing, CannotOpen)):
+            with pytest.raises(KeyErased):
                 fresh.vault.open(row["input"], tenant="acme", field="input", **place)
             fresh.vault.seal(b"again", tenant="acme", field="input", **place)
     filled.workspace.vault.refresh("acme")
-    with pytest.raises(CannotOpen):
+    with pytest.raises(KeyErased):
         filled.workspace.vault.open(row["input"], tenant="acme", field="input", **place)
 
 
