@@ -129,6 +129,13 @@ def delete(
     return _change(uri, options, once)
 
 
+def matching(uri: str, options: Mapping[str, str], predicate: str) -> tuple[int, set[str]]:
+    """How many rows a predicate holds for, and their pairs' ids."""
+    with mapping_errors():
+        table = open_table(uri, options)
+        return (0, set()) if table is None else (_count(table, predicate), _ids(table, predicate))
+
+
 def compact(uri: str, options: Mapping[str, str]) -> int:
     """Merges small files, keeping their order; returns how many were replaced."""
     from deltalake import WriterProperties

@@ -12,11 +12,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Row, func, select, update
+from sqlalchemy import Row, delete, func, select, update
 
 from apprentice_pipeline.errors import StoreError
 from apprentice_pipeline.store.database import Database
-from apprentice_pipeline.store.schema import ALERTS, COUNTERS, JOBS, TOMBSTONES
+from apprentice_pipeline.store.schema import ALERTS, COUNTERS, JOBS, META, TOMBSTONES
 
 ALERT_WINDOW_US: Final = 3_600_000_000
 """Alerts of one kind within an hour are one alert, counted."""
@@ -292,6 +292,34 @@ def erased_pairs(
             )
             found.update(connection.execute(query).scalars())
     return found
+
+
+def put_erasure(database: Database, scope: Sequence[str], document: str) -> None:
+    """See `State.put_erasure`."""
+    values = {"name": _erasure_name(scope), "value": document}
+    with database.write() as connection:
+        statement = database.upsert(META).values(values)
+        connection.execute(
+            statement.on_conflict_do_update(index_elements=["name"], set_={"value": document})
+        )
+
+
+def erasure(database: Database, scope: Sequence[str]) -> str | None:
+    """See `State.erasure`."""
+    query = select(META.c.value).where(META.c.name == _erasure_name(scope))
+    with database.read() as connection:
+        found: str | None = connection.execute(query).scalar()
+    return found
+
+
+def end_erasure(database: Database, scope: Sequence[str]) -> None:
+    """See `State.end_erasure`."""
+    with database.write() as connection:
+        connection.execute(delete(META).where(META.c.name == _erasure_name(scope)))
+
+
+def _erasure_name(scope: Sequence[str]) -> str:
+    return "erasure/" + "/".join(scope)
 
 
 def count_erased(database: Database, stones: Sequence[Tombstone]) -> None:

@@ -42,7 +42,8 @@ _ID_CHUNK: Final = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """What an erasure took from one table: rows, the table's Delta versions, the pairs' ids."""
+    """What an erasure took from one table: rows, the table's Delta versions (-1 where there is no
+    table any more), the pairs' ids."""
 
     table: str
     rows: int
@@ -225,6 +226,24 @@ class Lake:
         if namespace is None and pair_ids is None:
             self._forget(tenant)
         return gone
+
+    def erasable(
+        self,
+        tenant: str,
+        *,
+        namespace: str | None = None,
+        pair_ids: Sequence[str] | None = None,
+    ) -> list[Removal]:
+        """What `erase` would take now, table by table."""
+        found = []
+        for name, uri in self._tables(tenant):
+            version, rows, ids = self._version(tenant, name), 0, set[str]()
+            for predicate in _predicates(namespace, pair_ids):
+                more, of_these = delta.matching(uri, self._options, predicate)
+                rows += more
+                ids |= of_these
+            found.append(Removal(name, rows, version, version, frozenset(ids)))
+        return found
 
     def older(self, tenant: str, namespace: str, before_us: int) -> list[str]:
         """The ids of a namespace's captures of before that time. Raises: StoreError."""

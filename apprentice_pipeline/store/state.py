@@ -380,6 +380,19 @@ class State:
         """Records what was erased, or is about to be: from now on no drain lets it in."""
         journal.add_tombstones(self._database, stones)
 
+    def put_erasure(self, scope: Sequence[str], document: str) -> None:
+        """Notes an erasure that begins (tenant, namespace, pair id; empty: all) and what it is to
+        take, in place of what was noted of one that was cut short."""
+        journal.put_erasure(self._database, scope, document)
+
+    def erasure(self, scope: Sequence[str]) -> str | None:
+        """What was noted of an erasure of this scope that has not come to its end."""
+        return journal.erasure(self._database, scope)
+
+    def end_erasure(self, scope: Sequence[str]) -> None:
+        """Forgets the note: the erasure is done, and proven where it can be."""
+        journal.end_erasure(self._database, scope)
+
     def count_erased(self, stones: Sequence[Tombstone]) -> None:
         """Writes into tombstones that were added with no rows how many went."""
         journal.count_erased(self._database, stones)
