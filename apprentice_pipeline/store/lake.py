@@ -157,18 +157,27 @@ class Lake:
         with delta.mapping_errors():
             return sorted({part["namespace"] for part in opened.partitions()})
 
-    def files(self, tenant: str, table: str, namespace: str) -> list[str]:
-        """The addresses of the data files that hold a namespace's rows now, sorted. A file never
-        changes; compaction and erasure put others in its place."""
+    def files(self, tenant: str, table: str, namespace: str) -> tuple[int, list[delta.DataFile]]:
+        """The table's version (-1: no table) and the data files that hold a namespace's rows now.
+        A file never changes; compaction and erasure put others in its place."""
         opened = self.table(tenant, table)
         if opened is None:
-            return []
+            return -1, []
         with delta.mapping_errors():
-            place = f"/namespace={namespace}/"
-            return sorted(file for file in opened.file_uris() if place in file)
+            return opened.version(), delta.data_files(opened, f"namespace={namespace}/")
 
-    def scan_files(self, table: str, files: Sequence[str]) -> pl.LazyFrame:
-        """The rows of some of a table's data files, lazily, with the columns of the first."""
+    def changes(
+        self, tenant: str, table: str, namespace: str, after: int, until: int
+    ) -> list[delta.Commit] | None:
+        """What the commits after one version and up to another did to a namespace's data files;
+        None where the table's log does not tell."""
+        uri = self._table_uri(tenant, table)
+        with delta.mapping_errors():
+            return delta.commits(uri, self._options, after, until, f"namespace={namespace}/")
+
+    def scan_files(self, tenant: str, table: str, files: Sequence[str]) -> pl.LazyFrame:
+        """The rows of some of a table's data files, given by their paths, lazily, with the columns
+        of the first."""
         import polars as pl
 
         with delta.mapping_errors():
@@ -176,7 +185,7 @@ class Lake:
                 empty = pl.from_arrow(schema_of(table).empty_table())
                 return empty.lazy()  # type: ignore[union-attr]
             return pl.scan_parquet(
-                [unquote(file) for file in files],
+                [f"{self._table_uri(tenant, table)}/{file}" for file in files],
                 hive_schema=dict.fromkeys(PARTITIONS, pl.String),
                 storage_options=self._options or None,
                 missing_columns="insert",
