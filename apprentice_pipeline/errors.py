@@ -5,6 +5,7 @@
     ├── UsageError             the caller asked for something that cannot be asked (exit 2)
     ├── VaultError             sealing, opening, master and data keys
     │   ├── KeyMissing         a key that must exist does not
+    │   │   └── KeyErased      it was deleted on purpose: what it sealed is erased
     │   ├── MasterKeyChanged   the master key at hand wraps the data keys no more (or never did)
     │   └── CannotOpen         a sealed value does not open: wrong key, moved, or changed
     ├── StoreError             spool, lake, state
@@ -73,6 +74,10 @@ class VaultError(ApprenticeError):
 
 class KeyMissing(VaultError):
     """A master or data key that must exist does not."""
+
+
+class KeyErased(KeyMissing):
+    """A data key was deleted by an erasure: what it sealed opens no more, as it should."""
 
 
 class MasterKeyChanged(VaultError):

@@ -59,13 +59,20 @@ def rfc3339(at_us: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one call. `source` is `provider`, `estimated` or `none`."""
+    """Tokens of one call. `source` is `provider`, `estimated` or `none`.
+
+    `hour_write_tokens`: those of `cache_write_tokens` that a cache keeps for an hour.
+    `service_tier`: a tier that is not billed at list prices, as the provider named it. Both are
+    there for the price; neither is stored.
+    """
 
     input_tokens: int | None = None
     output_tokens: int | None = None
     cached_tokens: int | None = None
     cache_write_tokens: int | None = None
     source: str = "none"
+    hour_write_tokens: int | None = None
+    service_tier: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ Belongs here: key wrapping, key derivation, AES-256-GCM, keyed fingerprints.
 Does not: where wrapped keys are stored (`DataKeyStore`, implemented by `store.data_keys`), where
 the master key is kept (`store.master_key`).
 Promise: a sealed value opens only for the tenant, namespace, pair id and field it was
-sealed for; deleting a tenant's data keys makes all its rows unreadable at once.
+sealed for; deleting a tenant's data keys makes all its rows unreadable at once, and no later key
+of the tenant has the version of a deleted one.
 
 A sealed value is `version(1) | key version(4) | nonce(12) | ciphertext and tag`, the plaintext
 compressed with zstd. Row keys: HKDF-Expand (RFC 5869) of the tenant's data key.
@@ -25,7 +26,13 @@ import zstandard
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from apprentice_pipeline.errors import CannotOpen, KeyMissing, MasterKeyChanged, VaultError
+from apprentice_pipeline.errors import (
+    CannotOpen,
+    KeyErased,
+    KeyMissing,
+    MasterKeyChanged,
+    VaultError,
+)
 
 SEAL_VERSION = 1
 MAX_PLAINTEXT = 512 * 1024 * 1024
@@ -41,14 +48,18 @@ class DataKeyStore(Protocol):
         ...
 
     def add_wrapped_key(self, tenant: str, version: int, wrapped: bytes, *, mark: str) -> None:
-        """Stores a wrapped key unless that version exists already.
+        """Stores a wrapped key unless that version exists already, or was forgotten.
 
         Raises: MasterKeyChanged when `mark` is not the mark of the master key in force.
         """
         ...
 
     def delete_wrapped_keys(self, tenant: str) -> None:
-        """Forgets every key of a tenant."""
+        """Forgets every key of a tenant, and remembers the newest version among them."""
+        ...
+
+    def forgotten_version(self, tenant: str) -> int:
+        """The newest version of a tenant's that was ever forgotten, 0 when none was."""
         ...
 
 
@@ -57,6 +68,7 @@ class MemoryDataKeys:
 
     def __init__(self) -> None:
         self._keys: dict[str, dict[int, bytes]] = {}
+        self._forgotten: dict[str, int] = {}
 
     def wrapped_keys(self, tenant: str) -> dict[int, bytes]:
         """See `DataKeyStore`."""
@@ -64,11 +76,17 @@ class MemoryDataKeys:
 
     def add_wrapped_key(self, tenant: str, version: int, wrapped: bytes, *, mark: str) -> None:  # noqa: ARG002 - one master key for life
         """See `DataKeyStore`."""
-        self._keys.setdefault(tenant, {}).setdefault(version, wrapped)
+        if version > self.forgotten_version(tenant):
+            self._keys.setdefault(tenant, {}).setdefault(version, wrapped)
 
     def delete_wrapped_keys(self, tenant: str) -> None:
         """See `DataKeyStore`."""
-        self._keys.pop(tenant, None)
+        versions = self._keys.pop(tenant, {})
+        self._forgotten[tenant] = max(versions, default=self.forgotten_version(tenant))
+
+    def forgotten_version(self, tenant: str) -> int:
+        """See `DataKeyStore`."""
+        return self._forgotten.get(tenant, 0)
 
 
 class MasterKey:
@@ -132,8 +150,9 @@ class Vault:
     ) -> bytes:
         """The plaintext of `sealed`.
 
-        Raises: KeyMissing when the tenant's key is gone; CannotOpen when the value was sealed
-        for another row, field or tenant, or was changed.
+        Raises: KeyErased when an erasure took the key it was sealed with, KeyMissing when that
+        key is gone otherwise; CannotOpen when the value was sealed for another row, field or
+        tenant, or was changed.
         """
         if len(sealed) < _HEADER.size + _NONCE + 16:
             raise CannotOpen(f"sealed {field} of pair {pair_id} is cut short")
@@ -188,12 +207,17 @@ class Vault:
 
     def _key(self, tenant: str, version: int) -> bytes:
         key = self._data_keys.get(tenant, {}).get(version) or self._load(tenant).get(version)
-        if key is None:
-            raise KeyMissing(
-                f"tenant {tenant!r} has no data key {version}",
-                remedy="its data was erased, or the state database is not the one it was made with",
+        if key is not None:
+            return key
+        if version <= self._store.forgotten_version(tenant):
+            raise KeyErased(
+                f"data key {version} of tenant {tenant!r} was erased",
+                remedy="what it sealed was erased with it; nothing brings it back",
             )
-        return key
+        raise KeyMissing(
+            f"tenant {tenant!r} has no data key {version}",
+            remedy="the state database is not the one its data was made with; restore that one",
+        )
 
     def _load(self, tenant: str) -> dict[int, bytes]:
         keys = {
@@ -219,8 +243,9 @@ class Vault:
 
     def _add(self, tenant: str, data_key: bytes) -> None:
         master = self._master
-        wrapped = master.wrap(tenant, 1, data_key)
-        self._store.add_wrapped_key(tenant, 1, wrapped, mark=master.mark)
+        version = self._store.forgotten_version(tenant) + 1
+        wrapped = master.wrap(tenant, version, data_key)
+        self._store.add_wrapped_key(tenant, version, wrapped, mark=master.mark)
 
     def _unwrap(self, tenant: str, version: int, wrapped: bytes) -> bytes:
         try:
@@ -236,6 +261,12 @@ class Vault:
         changed = newer.mark != self._master.mark
         self._master = newer
         return changed
+
+
+def key_version(sealed: bytes) -> int:
+    """The version of the data key that a value was sealed with; 0 where it is cut short."""
+    version: int = _HEADER.unpack_from(sealed)[1] if len(sealed) >= _HEADER.size else 0
+    return version
 
 
 class _Zstd(threading.local):

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apprentice_pipeline.errors import CannotOpen, KeyMissing, VaultError
-from apprentice_pipeline.vault import MasterKey, MemoryDataKeys, Vault
+from apprentice_pipeline.errors import CannotOpen, KeyErased, KeyMissing, VaultError
+from apprentice_pipeline.vault import MasterKey, MemoryDataKeys, Vault, key_version
 
 SECRET = "the customer said: my card is 4111"
 PLACE = {"tenant": "acme", "namespace": "tickets", "pair_id": "p-1", "field": "input"}
@@ -93,6 +93,21 @@ def test_a_forgotten_tenant_is_unreadable_everywhere_and_the_others_are_not() ->
         assert reader.open(other, **{**PLACE, "tenant": "globex"}) == SECRET.encode()
 
 
+def test_no_key_of_a_tenant_has_the_version_of_a_forgotten_one() -> None:
+    """So what the old key sealed is told from what is merely damaged, forever."""
+    keys = MemoryDataKeys()
+    vault = Vault(bytes(32), keys)
+    sealed = [vault.seal(SECRET.encode(), **PLACE)]
+    for _ in range(2):
+        vault.forget("acme")
+        sealed.append(vault.seal(SECRET.encode(), **PLACE))
+    assert [key_version(each) for each in sealed] == [1, 2, 3]
+    for dead in sealed[:2]:
+        with pytest.raises(KeyErased):
+            vault.open(dead, **PLACE)
+    assert vault.open(sealed[2], **PLACE) == SECRET.encode()
+
+
 def raise_with_remedy(reader: Vault, sealed: bytes) -> None:
     try:
         reader.open(sealed, **PLACE)
@@ -104,7 +119,7 @@ def test_a_tenant_that_comes_back_gets_a_new_key_that_opens_no_old_row(vault: Va
     sealed = vault.seal(SECRET.encode(), **PLACE)
     vault.forget("acme")
     vault.seal(b"new", **PLACE)
-    with pytest.raises(CannotOpen):
+    with pytest.raises(KeyErased):
         vault.open(sealed, **PLACE)
 
 
@@ -149,15 +164,14 @@ def test_a_vault_follows_a_new_master_key_and_keeps_its_data_keys() -> None:
     """A process that was running when the keys were re-wrapped."""
     keys, old, new = MemoryDataKeys(), MasterKey(bytes(32)), MasterKey(b"\1" * 32)
     in_force = [old]
-    vault = Vault(old, keys, lambda: in_force[0])
-    sealed = vault.seal(SECRET.encode(), **PLACE)
+    sealed = Vault(old, keys).seal(SECRET.encode(), **PLACE)
     data_key = old.unwrap("acme", 1, keys.wrapped_keys("acme")[1])
-    keys.delete_wrapped_keys("acme")
+    keys = MemoryDataKeys()
     keys.add_wrapped_key("acme", 1, new.wrap("acme", 1, data_key), mark=new.mark)
+    vault = Vault(old, keys, lambda: in_force[0])
     with pytest.raises(CannotOpen, match="master key"):
-        vault.refresh("acme")
+        vault.open(sealed, **PLACE)
     in_force[0] = new
-    vault.refresh("acme")
     assert vault.open(sealed, **PLACE) == SECRET.encode()
     assert Vault(new, keys).open(sealed, **PLACE) == SECRET.encode()
 

@@ -6,7 +6,8 @@ Belongs here: from `stages.export` to pieces of a response body. Does not: rows.
 from __future__ import annotations
 
 import io
-from collections.abc import AsyncIterator, Iterator
+import threading
+from collections.abc import AsyncIterator, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from queue import Empty, Full, Queue
 from threading import Event
@@ -27,14 +28,19 @@ CONTENT_TYPES = {
 async def pieces(workspace: Workspace, request: export.Request) -> AsyncIterator[bytes]:
     """The export, piece by piece. The first piece is made before this returns its first value.
 
-    Raises: UsageError for a bad time; StoreError, VaultError.
+    A reader that leaves in between costs the event loop nothing: what has to be closed, or waited
+    for, is in a thread. Raises: UsageError for a bad time; StoreError, VaultError.
     """
     make = _parquet if request.form == "parquet" else _lines
-    async for piece in iterate_in_threadpool(make(workspace, request)):
-        yield piece
+    made = make(workspace, request)
+    try:
+        async for piece in iterate_in_threadpool(made):
+            yield piece
+    finally:
+        threading.Thread(target=made.close, name="export-close", daemon=True).start()
 
 
-def _lines(workspace: Workspace, request: export.Request) -> Iterator[bytes]:
+def _lines(workspace: Workspace, request: export.Request) -> Generator[bytes]:
     waiting, size = [], 0
     for line in export.lines(workspace, request):
         waiting.append(line)
@@ -45,15 +51,16 @@ def _lines(workspace: Workspace, request: export.Request) -> Iterator[bytes]:
     yield b"".join(waiting)
 
 
-def _parquet(workspace: Workspace, request: export.Request) -> Iterator[bytes]:
+def _parquet(workspace: Workspace, request: export.Request) -> Generator[bytes]:
     pipe = _Pipe()
-    with ThreadPoolExecutor(1, thread_name_prefix="export") as pool:
+    pool = ThreadPoolExecutor(1, thread_name_prefix="export")
+    try:
         writing = pool.submit(_write, workspace, request, pipe)
-        try:
-            yield from pipe.pieces()
-        finally:
-            pipe.abandon()
+        yield from pipe.pieces()
         writing.result()
+    finally:
+        pipe.abandon()
+        pool.shutdown(wait=False)
 
 
 def _write(workspace: Workspace, request: export.Request, pipe: _Pipe) -> None:

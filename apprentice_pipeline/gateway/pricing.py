@@ -2,7 +2,8 @@
 
 Belongs here: a memory of `remote.prices` by model. Does not: prices.
 A price is looked up once a model: below the long-context thresholds a cost is linear in the
-tokens, so four rates tell it; above, `remote.prices` is asked.
+tokens, so four rates tell it; above, and where a cache is kept for an hour, `remote.prices` is
+asked.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ class Pricing:
     def cost_usd(self, provider: str, model: str, usage: Usage) -> float | None:
         """As `remote.prices.cost_usd`: None when the price or the tokens are unknown."""
         prompt, answer = usage.input_tokens, usage.output_tokens
-        if prompt is None or answer is None:
+        if prompt is None or answer is None or usage.service_tier:
             return None
-        if prompt > LINEAR_BELOW:
+        if prompt > LINEAR_BELOW or usage.hour_write_tokens:
             return cost_usd(provider, model, usage, self._overrides)
         try:
             rates = self._rates[model]

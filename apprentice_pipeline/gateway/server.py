@@ -246,7 +246,11 @@ class _Supervisor:
         return thread
 
     def _drain(self) -> None:
-        report = drain(self._workspace.home.spool, self._workspace.lake)
+        report = drain(
+            self._workspace.home.spool,
+            self._workspace.lake,
+            erased_of=self._workspace.state.erased_of,
+        )
         if report.failed or report.rejected or report.damaged:
             self._alert("drain", f"rows could not be moved into the lake: {report.error}")
 

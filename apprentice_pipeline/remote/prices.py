@@ -27,6 +27,9 @@ MILLION: Final = Decimal(1_000_000)
 MOST_OUTPUT_TOKENS: Final = 128_000
 """Answer length assumed for a model whose own limit is not known here."""
 
+_HOUR_WRITE: Final = Decimal(2)
+"""Anthropic's price of keeping a prompt for an hour, in prices of its input."""
+
 T = TypeVar("T")
 
 _SUFFIX: Final = re.compile(r"[-@](?:\d{4}-\d{2}-\d{2}|\d{8}|\d{4}|\d{3}|latest)")
@@ -57,7 +60,8 @@ def price_of(model: str, overrides: Mapping[str, Price] | None = None) -> Price 
 def cost_usd(
     provider: str, model: str, usage: Usage, overrides: Mapping[str, Price] | None = None
 ) -> float | None:
-    """What a call cost, None when its price or its tokens are unknown.
+    """What a call cost, None when its price or its tokens are unknown, or its service tier has
+    other prices than the list's (flex, priority, batch).
 
     `usage.input_tokens` is the whole prompt; the part read from a cache and the part written to
     one have prices of their own where the model has them. `provider` does not change the price.
@@ -66,12 +70,17 @@ def cost_usd(
     price = price_of(model, overrides)
     if price is None or usage.input_tokens is None or usage.output_tokens is None:
         return None
+    if usage.service_tier:
+        return None
     long_input, long_output = _long_factors(model, usage.input_tokens, overrides)
     cached, written = usage.cached_tokens or 0, usage.cache_write_tokens or 0
     plain = max(0, usage.input_tokens - cached - written)
     cached_price = price.input if price.cached_input is None else price.cached_input
     write_price = price.input if price.cache_write is None else price.cache_write
-    prompt = plain * price.input + cached * cached_price + written * write_price
+    for_an_hour = min(written, usage.hour_write_tokens or 0)
+    prompt = plain * price.input + cached * cached_price
+    prompt += (written - for_an_hour) * write_price
+    prompt += for_an_hour * max(write_price, price.input * _HOUR_WRITE)
     answer = usage.output_tokens * price.output
     return float((prompt * long_input + answer * long_output) / MILLION)
 

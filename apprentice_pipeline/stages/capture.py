@@ -24,7 +24,8 @@ class Collected:
 
 def collect(workspace: Workspace, tenant: str, namespace: str, day: str) -> Collected:
     """Drains every spool of this node, then counts the day. Exactly once, however often run."""
-    drained = drain(workspace.home.spool, workspace.lake)
+    erased_of = workspace.state.erased_of
+    drained = drain(workspace.home.spool, workspace.lake, erased_of=erased_of)
     where = {"namespace": namespace, "day": day}
     models = workspace.lake.sql(tenant, _BY_MODEL, **where)
     hours = workspace.lake.sql(tenant, _BY_HOUR, **where)

@@ -3,14 +3,18 @@
 Belongs here: the order of these steps, the facts of the proof. Does not: removing rows
 (`store.erasure`), signing (`artifact.statement`).
 Promise: repeating an erasure is harmless; every erasure of a home that can sign leaves its proof
-in `erasures/`, with the ids of exactly the pairs whose rows went.
+in `erasures/`, with the ids of exactly the pairs whose rows went. What it is to take is noted in
+the state database before anything goes, so that the repetition of one that was cut short marks
+and proves all of it.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +32,7 @@ from apprentice_pipeline.stages.exported import RemovedExports
 from apprentice_pipeline.stages.results import write_atomically
 from apprentice_pipeline.store import erasure
 from apprentice_pipeline.store.erasure import ErasureReport
+from apprentice_pipeline.store.lake import Removal
 from apprentice_pipeline.store.workspace import Workspace
 
 KIND: Final = "apprentice.erasure.v1"
@@ -67,20 +72,28 @@ def erase(
     pair_id: str | None,
     *,
     must_prove: bool = False,
+    on_step: Callable[[str], None] = lambda _step: None,
 ) -> Erased:
     """Erases a pair, a namespace or a tenant everywhere; its models stay, marked.
 
     The corpora are read before the rows go: afterwards a tenant's manifests no longer open, and
-    go too. Repeating an erasure is harmless.
+    go too. Repeating an erasure is harmless. `on_step` is told each step as it is done.
     Raises: ArtifactError, before anything is erased, when `must_prove` and nothing can be signed.
     """
     signer = _signer(workspace, must_prove)
     ids = None if pair_id is None else [pair_id]
-    used = _corpora_using(workspace, tenant, namespace, ids)
-    exports = _remove_exports(workspace, tenant, namespace, pair_id)
+    scope = (tenant, namespace or "", pair_id or "")
+    earlier, begun = _begin(workspace, scope, ids)
+    on_step("noted")
+    exports = _remove_exports(workspace, scope, begun)
+    on_step("exports-removed")
     at_us = now_us()
-    report = erasure.erase(workspace, tenant, namespace=namespace, pair_ids=ids, now_us=at_us)
+    report = earlier.report + erasure.erase(
+        workspace, tenant, namespace=namespace, pair_ids=ids, now_us=at_us, on_step=on_step
+    )
+    used = begun.used
     marked = _mark_versions(workspace, tenant, used)
+    on_step("marked")
     if namespace is None:
         shutil.rmtree(workspace.home.corpora / tenant, ignore_errors=True)
     proof = None
@@ -101,6 +114,8 @@ def erase(
         }
         proof = signed_statement(facts, signer)
         _keep(workspace, at_us, proof)
+    on_step("proven")
+    workspace.state.end_erasure(scope)
     return Erased(tenant, namespace, report.rows, marked, exports, proof)
 
 
@@ -121,15 +136,79 @@ def _signer(workspace: Workspace, must_prove: bool) -> Signer | None:
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """What an erasure found before it took anything: rows, corpora that used the pairs, exports."""
+
+    report: ErasureReport = field(default_factory=lambda: ErasureReport(0, 0))
+    used: dict[tuple[str, str], int] = field(default_factory=dict)
+    exports: tuple[str, ...] = ()
+
+    def __add__(self, later: _Begun) -> _Begun:
+        """One that was cut short, with its repetition."""
+        used = dict(self.used)
+        for corpus, gone in later.used.items():
+            used[corpus] = max(gone, used.get(corpus, 0))
+        exports = tuple(sorted({*self.exports, *later.exports}))
+        return _Begun(self.report + later.report, used, exports)
+
+    def to_json(self) -> str:
+        """As the state database keeps it."""
+        tables = [{**asdict(t), "pair_ids": sorted(t.pair_ids)} for t in self.report.tables]
+        return json.dumps(
+            {
+                "report": {**asdict(self.report), "tables": tables},
+                "used": [[*corpus, gone] for corpus, gone in self.used.items()],
+                "exports": self.exports,
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> _Begun:
+        """What `to_json` wrote."""
+        document = json.loads(text)
+        report = document["report"]
+        tables = [Removal(**{**t, "pair_ids": frozenset(t["pair_ids"])}) for t in report["tables"]]
+        return cls(
+            ErasureReport(
+                report["spool_rows"],
+                report["lake_rows"],
+                tuple(report["pair_ids"]),
+                tuple(tables),
+            ),
+            {(name, root): gone for name, root, gone in document["used"]},
+            tuple(document["exports"]),
+        )
+
+
+def _begin(
+    workspace: Workspace, scope: tuple[str, str, str], ids: Sequence[str] | None
+) -> tuple[_Begun, _Begun]:
+    """What an erasure of this scope had found that was cut short (nothing when none was), and all
+    that this one is to prove, which is noted now."""
+    tenant, namespace = scope[0], scope[1] or None
+    noted = workspace.state.erasure(scope)
+    earlier = _Begun() if noted is None else _Begun.from_json(noted)
+    found = erasure.erasable(workspace, tenant, namespace=namespace, pair_ids=ids)
+    in_lake = ids is None or found.lake_rows > 0
+    begun = earlier + _Begun(
+        found,
+        _corpora_using(workspace, tenant, namespace, ids),
+        tuple(exported.known(workspace, tenant, namespace)) if in_lake else (),
+    )
+    workspace.state.put_erasure(scope, begun.to_json())
+    return earlier, begun
+
+
 def _remove_exports(
-    workspace: Workspace, tenant: str, namespace: str | None, pair_id: str | None
+    workspace: Workspace, scope: tuple[str, str, str], begun: _Begun
 ) -> RemovedExports:
-    """Before the rows go, for afterwards nothing tells whether a pair was ever in an export."""
-    if pair_id is not None and not workspace.lake.sql(
-        tenant, "select 1 from captures where pair_id = $pair_id limit 1", pair_id=pair_id
-    ):
+    """Those that were there when it began, unless the pair was in none."""
+    if not begun.exports:
         return RemovedExports()
-    return exported.remove(workspace, tenant, namespace)
+    removed = exported.remove(workspace, scope[0], scope[1] or None)
+    gone = {path for path in begun.exports if not os.path.lexists(path)}
+    return replace(removed, deleted=tuple(sorted({*removed.deleted, *gone})))
 
 
 def _counts(report: ErasureReport) -> dict[str, Any]:

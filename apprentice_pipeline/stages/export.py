@@ -49,17 +49,26 @@ class Request:
 
 @dataclass(slots=True)
 class Written:
-    """What came of an export: rows written, and rows left out by reason."""
+    """What came of an export: rows written, rows left out by reason, rows whose key is erased."""
 
     rows: int = 0
     left_out: LeftOut = field(default_factory=Counter)
+    erased: int = 0
 
     def note(self) -> str:
         """What was left out and why, "" where nothing was."""
-        if not self.left_out:
-            return ""
-        reasons = ", ".join(f"{count} {why}" for why, count in self.left_out.most_common())
-        return f"left out {self.left_out.total()} rows that this style cannot hold: {reasons}"
+        notes = []
+        if self.left_out:
+            reasons = ", ".join(f"{count} {why}" for why, count in self.left_out.most_common())
+            total = self.left_out.total()
+            notes.append(f"left out {total} rows that this style cannot hold: {reasons}")
+        if self.erased:
+            notes.append(f"passed over {self.erased} rows whose key was erased with their tenant")
+        return "; ".join(notes)
+
+    def pass_over(self, _pair_id: str) -> None:
+        """Counts a row whose key is erased."""
+        self.erased += 1
 
 
 def check(request: Request) -> None:
@@ -94,6 +103,7 @@ def rows(
         until_us=moment(request.until, "until"),
         min_confidence=request.min_confidence,
         limit=request.limit,
+        on_erased=written.pass_over,
     )
     for row in found:
         try:

@@ -39,6 +39,12 @@ def remember(workspace: Workspace, tenant: str, namespace: str, file: Path) -> N
         out.write(line)
 
 
+def known(workspace: Workspace, tenant: str, namespace: str | None) -> list[str]:
+    """The paths of the exports that `remove` would look at and that are there."""
+    files = sorted((workspace.home.work / tenant).glob(f"{namespace or '*'}/{_NAME}"))
+    return [path for each in files for path, _, _ in _newest(each) if os.path.lexists(path)]
+
+
 def remove(workspace: Workspace, tenant: str, namespace: str | None) -> RemovedExports:
     """Deletes the exports of a namespace, or of all the tenant's. Repeating it is harmless."""
     deleted: list[str] = []

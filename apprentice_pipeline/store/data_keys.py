@@ -4,7 +4,7 @@ Belongs here: storing, deleting and re-wrapping. Does not: any cipher (the vault
 key itself.
 Promise: at every instant all wrapped keys are wrapped by the one master key whose mark stands
 beside them: a process that still holds an older master key cannot add to them. What is deleted
-or replaced leaves no byte in SQLite's files.
+or replaced leaves no byte in SQLite's files. The version of a deleted key is never used again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, delete, func, select, update
 
 from apprentice_pipeline.errors import MasterKeyChanged
 from apprentice_pipeline.store.database import Database
@@ -20,6 +20,8 @@ from apprentice_pipeline.store.schema import DATA_KEYS, META, PROVIDER_KEYS
 
 MARK: Final = "master-key"
 _LOCK: Final = "master-key"
+_FORGOTTEN: Final = "forgotten-data-key/"
+"""Before a tenant's name in META: the newest version of its keys that was deleted."""
 
 
 def master_key_changed() -> MasterKeyChanged:
@@ -49,16 +51,23 @@ class DataKeys:
         row = {"tenant": tenant, "version": version, "wrapped": wrapped}
         with self._database.write(_LOCK) as connection:
             self._hold(connection, mark)
-            statement = self._database.upsert(DATA_KEYS).values(row)
-            connection.execute(statement.on_conflict_do_nothing())
+            if version > _forgotten(connection, tenant):
+                statement = self._database.upsert(DATA_KEYS).values(row)
+                connection.execute(statement.on_conflict_do_nothing())
 
     def delete_wrapped_keys(self, tenant: str) -> None:
         """See `vault.DataKeyStore`. Sealed provider keys would open no more: they go too."""
-        with self._database.write() as connection:
+        with self._database.write(_LOCK) as connection:
+            self._remember(connection, tenant)
             connection.execute(delete(DATA_KEYS).where(DATA_KEYS.c.tenant == tenant))
             connection.execute(delete(PROVIDER_KEYS).where(PROVIDER_KEYS.c.tenant == tenant))
         self._changed()
         self._database.scrub()
+
+    def forgotten_version(self, tenant: str) -> int:
+        """See `vault.DataKeyStore`."""
+        with self._database.read() as connection:
+            return _forgotten(connection, tenant)
 
     def mark(self) -> str | None:
         """The mark of the master key that wraps them; None while nothing was wrapped."""
@@ -94,12 +103,31 @@ class DataKeys:
         self._database.scrub()
         return len(rows)
 
+    def _remember(self, connection: Connection, tenant: str) -> None:
+        """Notes the newest version that the tenant has, for it is about to be deleted."""
+        query = select(func.max(DATA_KEYS.c.version)).where(DATA_KEYS.c.tenant == tenant)
+        newest = connection.execute(query).scalar()
+        if newest is not None:
+            statement = self._database.upsert(META).values(
+                {"name": _FORGOTTEN + tenant, "value": str(newest)}
+            )
+            connection.execute(
+                statement.on_conflict_do_update(
+                    index_elements=["name"], set_={"value": str(newest)}
+                )
+            )
+
     def _hold(self, connection: Connection, mark: str) -> None:
         """Makes `mark` the one in force where none is. Raises: MasterKeyChanged for another."""
         values = {"name": MARK, "value": mark}
         connection.execute(self._database.upsert(META).values(values).on_conflict_do_nothing())
         if _mark(connection) != mark:
             raise master_key_changed()
+
+
+def _forgotten(connection: Connection, tenant: str) -> int:
+    query = select(META.c.value).where(META.c.name == _FORGOTTEN + tenant)
+    return int(connection.execute(query).scalar() or 0)
 
 
 def _mark(connection: Connection) -> str | None:

@@ -7,6 +7,9 @@ For every spool, tenant and table: read which seq the lake holds already, append
 under the stamp (spool id, newest seq) in one Delta commit, then trim the spool. A crash before
 the append repeats it, a crash after it finds the stamp. Two drains at once take different
 spools. A spool whose worker is dead is removed once it is empty.
+
+Rows that were erased, by whichever node, are dropped. An erasure leaves its tombstone before it
+deletes, and a drain looks before its append and after: one of the two sees the other's work.
 """
 
 from __future__ import annotations
@@ -14,10 +17,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from apprentice_pipeline.errors import StoreError
+from apprentice_pipeline.store.erased import ErasedOf, nothing_erased
 from apprentice_pipeline.store.lake import Lake
 from apprentice_pipeline.store.rows import fitting
 from apprentice_pipeline.store.sealing import TABLES
@@ -44,11 +49,12 @@ STEPS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class DrainReport:
-    """What a drain did. Everything but `rows`, `spools` and `removed` deserves an alert.
+    """What a drain did. Everything but the first three and `erased` deserves an alert.
 
     `failed`: tables of a tenant that could not be appended to (their rows stay); `rejected`: rows
     set aside because they fit no table; `unknown`: rows of a kind this version does not know
-    (they stay); `damaged`: spool files that are not sound, set aside where their worker is dead.
+    (they stay); `damaged`: spool files that are not sound, set aside where their worker is dead;
+    `erased`: rows that were dropped because they had been erased.
     """
 
     rows: int = 0
@@ -58,6 +64,7 @@ class DrainReport:
     rejected: int = 0
     unknown: int = 0
     damaged: int = 0
+    erased: int = 0
     error: str = ""
 
     def __add__(self, other: DrainReport) -> DrainReport:
@@ -70,6 +77,7 @@ class DrainReport:
             rejected=self.rejected + other.rejected,
             unknown=self.unknown + other.unknown,
             damaged=self.damaged + other.damaged,
+            erased=self.erased + other.erased,
             error=self.error or other.error,
         )
 
@@ -78,18 +86,20 @@ def drain(
     folder: Path,
     lake: Lake,
     *,
+    erased_of: ErasedOf = nothing_erased,
     max_rows: int = 5_000,
     on_step: Callable[[str], None] = lambda _step: None,
 ) -> DrainReport:
     """Moves what every spool in `folder` holds now into the lake, `max_rows` an append.
 
-    `on_step` is told each step as it is done (see `STEPS`). One spool's or tenant's failure is
+    `erased_of` tells what must not go there any more (`State.erased_of`). `on_step` is told each
+    step as it is done (see `STEPS`). One spool's or tenant's failure is
     reported and holds no other up.
     """
     report = DrainReport()
     for path in sorted(folder.glob("*.db")):
         try:
-            report += _drain_file(path, lake, max_rows, on_step)
+            report += _drain_file(path, lake, erased_of, max_rows, on_step)
         except StoreError as error:
             report += DrainReport(failed=1, error=error.message)
     _remove_strays(folder)
@@ -110,7 +120,7 @@ def waiting_rows(folder: Path) -> int:
 
 
 def _drain_file(
-    path: Path, lake: Lake, max_rows: int, on_step: Callable[[str], None]
+    path: Path, lake: Lake, erased_of: ErasedOf, max_rows: int, on_step: Callable[[str], None]
 ) -> DrainReport:
     with mapping_errors():
         drain_lock = Lock.take(path.with_suffix(".drain"))
@@ -125,7 +135,10 @@ def _drain_file(
             owner_lock = Lock.take(path.with_suffix(".lock"))
         on_step("locked")
         try:
-            report, removed = _drain_locked(path, lake, max_rows, on_step, owner_lock is not None)
+            transfer = partial(_Transfer, path.stem, lake, erased_of, on_step)
+            report, removed = _drain_locked(
+                path, transfer, max_rows, on_step, orphaned=owner_lock is not None
+            )
         finally:
             if owner_lock is not None:
                 owner_lock.release(remove=removed)
@@ -135,13 +148,18 @@ def _drain_file(
 
 
 def _drain_locked(
-    path: Path, lake: Lake, max_rows: int, on_step: Callable[[str], None], orphaned: bool
+    path: Path,
+    transfer: Callable[[SpoolFile], _Transfer],
+    max_rows: int,
+    on_step: Callable[[str], None],
+    *,
+    orphaned: bool,
 ) -> tuple[DrainReport, bool]:
     """The report, and whether the spool is gone. `orphaned`: its worker is dead."""
     try:
         file = SpoolFile.open(path)
         try:
-            report = _Transfer(file, path.stem, lake, on_step).run(max_rows)
+            report = transfer(file).run(max_rows)
             empty = orphaned and file.is_empty()
             if not empty:
                 file.checkpoint()
@@ -164,11 +182,17 @@ class _Transfer:
     """The rows of one spool on their way, while its drain lock is held."""
 
     def __init__(
-        self, file: SpoolFile, spool_id: str, lake: Lake, on_step: Callable[[str], None]
+        self,
+        spool_id: str,
+        lake: Lake,
+        erased_of: ErasedOf,
+        on_step: Callable[[str], None],
+        file: SpoolFile,
     ) -> None:
         self._file = file
         self._spool_id = spool_id
         self._lake = lake
+        self._erased_of = erased_of
         self._on_step = on_step
         self._blocked: set[tuple[str, str]] = set()
 
@@ -203,16 +227,39 @@ class _Transfer:
         version = self._lake.transaction_version(tenant, kind, self._spool_id)
         self._on_step("version-read")
         newest = group[-1].seq
-        fresh = [stored for stored in group if version is None or stored.seq > version]
+        there = [stored for stored in group if version is not None and stored.seq <= version]
+        rest = group[len(there) :]
+        gone = self._erased(tenant, rest)
+        fresh = [stored for stored in rest if stored.seq not in gone]
         table, misfits = fitting(kind, [stored.row for stored in fresh])
         if misfits:
             self._file.reject([fresh[at].seq for at in misfits])
         if table.num_rows:
             self._lake.append(tenant, kind, table, app_id=self._spool_id, version=newest)
             self._on_step("appended")
+        late = self._take_back(tenant, [*there, *fresh])
         self._file.trim(kind, tenant, newest)
         self._on_step("trimmed")
-        return DrainReport(rows=table.num_rows, rejected=len(misfits))
+        return DrainReport(rows=table.num_rows, rejected=len(misfits), erased=len(gone) + late)
+
+    def _erased(self, tenant: str, group: Sequence[StoredRow]) -> set[int]:
+        """Seqs of the rows that are erased as of now."""
+        erased = self._erased_of(tenant, [stored.row for stored in group])
+        return {stored.seq for stored in group if erased.covers(stored.row)}
+
+    def _take_back(self, tenant: str, appended: Sequence[StoredRow]) -> int:
+        """Removes from the lake what was erased while it was appended; returns how many rows.
+
+        After a crash the rows come by again, for they are trimmed only after this.
+        """
+        late = self._erased(tenant, appended)
+        by_namespace: dict[str, set[str]] = {}
+        for stored in appended:
+            if stored.seq in late:
+                by_namespace.setdefault(stored.row.namespace, set()).add(stored.row.pair_id)
+        for namespace, ids in by_namespace.items():
+            self._lake.erase(tenant, namespace=namespace, pair_ids=sorted(ids))
+        return len(late)
 
 
 def _grouped(rows: Sequence[StoredRow]) -> dict[tuple[str, str], list[StoredRow]]:

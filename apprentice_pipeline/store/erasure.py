@@ -2,22 +2,25 @@
 
 Belongs here: the places and their order. Does not: marking corpora and artifacts that used what
 was erased (`stages`).
-Promise: when this returns, no spool, table or file version of this workspace holds the rows; a
-crash on the way leaves an erasure that can simply be repeated.
+Promise: when this returns, no spool, table or file version of this workspace holds the rows, and
+what another node's spool still has of them does not come back; a crash on the way leaves an
+erasure that can simply be repeated. Tombstones come first, then the keys, then the rows: whatever
+is appended meanwhile is found by the drain that appended it, or deleted here.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from apprentice_pipeline.errors import StoreError, UsageError
 from apprentice_pipeline.store.lake import Removal
 from apprentice_pipeline.store.rollup import COUNTS_FILE
+from apprentice_pipeline.store.sealing import CAPTURES
 from apprentice_pipeline.store.spool_file import Lock, SpoolDamaged, SpoolFile, mapping_errors
 
 if TYPE_CHECKING:
@@ -29,7 +32,11 @@ _WAIT_S: Final = 60.0
 @dataclass(frozen=True, slots=True)
 class ErasureReport:
     """Exchanges that were removed, by place; the ids of all pairs that had a row anywhere; what
-    each table lost."""
+    each table lost.
+
+    `+` puts together what an erasure found that was cut short and what its repetition took: all
+    ids of both, and of each count the greater.
+    """
 
     spool_rows: int
     lake_rows: int
@@ -41,6 +48,49 @@ class ErasureReport:
         """All of them."""
         return self.spool_rows + self.lake_rows
 
+    def __add__(self, later: ErasureReport) -> ErasureReport:
+        """This erasure, cut short, with its repetition."""
+        tables = {each.table: replace(each, version_after=-1) for each in self.tables}
+        for each in later.tables:
+            first = tables.get(each.table, each)
+            tables[each.table] = Removal(
+                each.table,
+                max(first.rows, each.rows),
+                first.version_before,
+                each.version_after,
+                first.pair_ids | each.pair_ids,
+            )
+        return ErasureReport(
+            max(self.spool_rows, later.spool_rows),
+            max(self.lake_rows, later.lake_rows),
+            tuple(sorted({*self.pair_ids, *later.pair_ids})),
+            tuple(tables.values()),
+        )
+
+
+def erasable(
+    workspace: Workspace,
+    tenant: str,
+    *,
+    namespace: str | None = None,
+    pair_ids: Sequence[str] | None = None,
+) -> ErasureReport:
+    """What `erase` would remove now. Raises: StoreError."""
+    spool_rows, ids = 0, set[str]()
+    for path in sorted(workspace.home.spool.glob("*.db")):
+        try:
+            file = SpoolFile.open(path)
+        except StoreError:  # drained and removed just now, or damaged, which `erase` reports
+            continue
+        with closing(file):
+            captures, owned = file.owned(tenant, namespace, pair_ids)
+        spool_rows += captures
+        ids |= owned
+    tables = workspace.lake.erasable(tenant, namespace=namespace, pair_ids=pair_ids)
+    ids.update(*(each.pair_ids for each in tables))
+    lake_rows = sum(each.rows for each in tables if each.table == CAPTURES)
+    return ErasureReport(spool_rows, lake_rows, tuple(sorted(ids)), tuple(tables))
+
 
 def erase(
     workspace: Workspace,
@@ -49,31 +99,34 @@ def erase(
     namespace: str | None = None,
     pair_ids: Sequence[str] | None = None,
     now_us: int,
+    on_step: Callable[[str], None] = lambda _step: None,
 ) -> ErasureReport:
     """Erases pairs, a namespace, or (neither given) the tenant with its data keys.
 
+    `on_step` is told each step as it is done.
     Raises: UsageError when pairs are named without their namespace; StoreError.
     """
     from apprentice_pipeline.store.journal import Tombstone
 
     if pair_ids is not None and namespace is None:
         raise UsageError("pairs are erased within a namespace", remedy="give --namespace")
+    ids = pair_ids if pair_ids is not None else [""]
+    stones = [Tombstone(tenant, namespace or "", each, now_us, 0) for each in ids]
+    workspace.state.add_tombstones(stones)
+    if namespace is None:
+        workspace.vault.forget(tenant)
+    on_step("buried")
     erased, tables = set[str](), list[Removal]()
     spool_rows = _erase_spools(workspace.home.spool, tenant, namespace, pair_ids, erased)
+    on_step("spools-erased")
     lake_rows = workspace.lake.erase(
         tenant, namespace=namespace, pair_ids=pair_ids, removals=tables
     )
+    on_step("lake-erased")
     _forget_counts(workspace.home.work / tenant, namespace)
     erased.update(*(removal.pair_ids for removal in tables))
     report = ErasureReport(spool_rows, lake_rows, tuple(sorted(erased)), tuple(tables))
-    workspace.state.add_tombstones(
-        [
-            Tombstone(tenant, namespace or "", pair_id, now_us, report.rows)
-            for pair_id in (pair_ids if pair_ids is not None else [""])
-        ]
-    )
-    if namespace is None:
-        workspace.vault.forget(tenant)
+    workspace.state.count_erased([replace(stone, rows=report.rows) for stone in stones])
     return report
 
 

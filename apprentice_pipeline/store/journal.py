@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy import Connection, Row, delete, func, select, update
 
 from apprentice_pipeline.errors import StoreError
 from apprentice_pipeline.store.database import Database
-from apprentice_pipeline.store.schema import ALERTS, COUNTERS, JOBS, TOMBSTONES
+from apprentice_pipeline.store.schema import ALERTS, COUNTERS, JOBS, META, TOMBSTONES
 
 ALERT_WINDOW_US: Final = 3_600_000_000
 """Alerts of one kind within an hour are one alert, counted."""
@@ -319,6 +319,73 @@ def erased_pairs(
             )
             found.update(connection.execute(query).scalars())
     return found
+
+
+def put_erasure(database: Database, scope: Sequence[str], document: str) -> None:
+    """See `State.put_erasure`."""
+    values = {"name": _erasure_name(scope), "value": document}
+    with database.write() as connection:
+        statement = database.upsert(META).values(values)
+        connection.execute(
+            statement.on_conflict_do_update(index_elements=["name"], set_={"value": document})
+        )
+
+
+def erasure(database: Database, scope: Sequence[str]) -> str | None:
+    """See `State.erasure`."""
+    query = select(META.c.value).where(META.c.name == _erasure_name(scope))
+    with database.read() as connection:
+        found: str | None = connection.execute(query).scalar()
+    return found
+
+
+def end_erasure(database: Database, scope: Sequence[str]) -> None:
+    """See `State.end_erasure`."""
+    with database.write() as connection:
+        connection.execute(delete(META).where(META.c.name == _erasure_name(scope)))
+
+
+def _erasure_name(scope: Sequence[str]) -> str:
+    return "erasure/" + "/".join(scope)
+
+
+def count_erased(database: Database, stones: Sequence[Tombstone]) -> None:
+    """See `State.count_erased`."""
+    with database.write() as connection:
+        for stone in stones:
+            connection.execute(
+                update(TOMBSTONES)
+                .where(
+                    TOMBSTONES.c.tenant == stone.tenant,
+                    TOMBSTONES.c.namespace == stone.namespace,
+                    TOMBSTONES.c.pair_id == stone.pair_id,
+                    TOMBSTONES.c.erased_at_us == stone.erased_at_us,
+                )
+                .values(rows=stone.rows)
+            )
+
+
+def erased_among(
+    database: Database, tenant: str, named: Collection[tuple[str, str]]
+) -> tuple[dict[str, int], set[tuple[str, str]]]:
+    """The last erasure of each namespace (`""`: of the tenant), and those of `named`, each a
+    namespace and a pair id, that were erased by id."""
+    mine = TOMBSTONES.c.tenant == tenant
+    newest = func.max(TOMBSTONES.c.erased_at_us)
+    whole = select(TOMBSTONES.c.namespace, newest).where(mine, TOMBSTONES.c.pair_id == "")
+    columns = (TOMBSTONES.c.namespace, TOMBSTONES.c.pair_id)
+    with database.read() as connection:
+        if connection.execute(select(TOMBSTONES.c.id).where(mine).limit(1)).first() is None:
+            return {}, set()
+        by_namespace = connection.execute(whole.group_by(TOMBSTONES.c.namespace))
+        scopes: dict[str, int] = {row[0]: row[1] for row in by_namespace}
+        ids = sorted({pair_id for _, pair_id in named})
+        found = set[tuple[str, str]]()
+        for start in range(0, len(ids), _ID_CHUNK):
+            chunk = TOMBSTONES.c.pair_id.in_(ids[start : start + _ID_CHUNK])
+            rows = connection.execute(select(*columns).where(mine, chunk))
+            found.update((row.namespace, row.pair_id) for row in rows)
+    return scopes, found & set(named)
 
 
 def _job(row: Row[Any]) -> Job:

@@ -9,6 +9,7 @@ when it returns. Works on a local folder or any object store URI that deltalake 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,13 +34,16 @@ _OLDER: Final = """
 SELECT DISTINCT pair_id FROM captures WHERE namespace = $namespace AND created_at_us < $before
 """
 _CATALOG: Final = "_tenants"
+_KNOWN_S: Final = 60.0
+"""How long a tenant counts as named in the catalogue: another process may erase it."""
 _ID_CHUNK: Final = 2_000
 """Ids a statement: each is a pass over the files; ten thousands overflow the parser's stack."""
 
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """What an erasure took from one table: rows, the table's Delta versions, the pairs' ids."""
+    """What an erasure took from one table: rows, the table's Delta versions (-1 where there is no
+    table any more), the pairs' ids."""
 
     table: str
     rows: int
@@ -54,7 +58,7 @@ class Lake:
     def __init__(self, uri: str, options: Mapping[str, str] | None = None) -> None:
         self._uri = (delta.local_path(uri) or uri).rstrip("/")
         self._options = dict(options or {})
-        self._known: set[str] = set()
+        self._known: dict[str, float] = {}
 
     def append(
         self,
@@ -74,6 +78,8 @@ class Lake:
         schema = schema_of(table)
         if set(rows.column_names) != set(schema.names):
             raise StoreError(f"rows do not have the columns of table {table!r}")
+        if self.table(tenant, table) is None:
+            self._known.pop(tenant, None)  # new, or erased by another process
         self._register(tenant)
         delta.append(
             self._table_uri(tenant, table),
@@ -151,18 +157,27 @@ class Lake:
         with delta.mapping_errors():
             return sorted({part["namespace"] for part in opened.partitions()})
 
-    def files(self, tenant: str, table: str, namespace: str) -> list[str]:
-        """The addresses of the data files that hold a namespace's rows now, sorted. A file never
-        changes; compaction and erasure put others in its place."""
+    def files(self, tenant: str, table: str, namespace: str) -> tuple[int, list[delta.DataFile]]:
+        """The table's version (-1: no table) and the data files that hold a namespace's rows now.
+        A file never changes; compaction and erasure put others in its place."""
         opened = self.table(tenant, table)
         if opened is None:
-            return []
+            return -1, []
         with delta.mapping_errors():
-            place = f"/namespace={namespace}/"
-            return sorted(file for file in opened.file_uris() if place in file)
+            return opened.version(), delta.data_files(opened, f"namespace={namespace}/")
 
-    def scan_files(self, table: str, files: Sequence[str]) -> pl.LazyFrame:
-        """The rows of some of a table's data files, lazily, with the columns of the first."""
+    def changes(
+        self, tenant: str, table: str, namespace: str, after: int, until: int
+    ) -> list[delta.Commit] | None:
+        """What the commits after one version and up to another did to a namespace's data files;
+        None where the table's log does not tell."""
+        uri = self._table_uri(tenant, table)
+        with delta.mapping_errors():
+            return delta.commits(uri, self._options, after, until, f"namespace={namespace}/")
+
+    def scan_files(self, tenant: str, table: str, files: Sequence[str]) -> pl.LazyFrame:
+        """The rows of some of a table's data files, given by their paths, lazily, with the columns
+        of the first."""
         import polars as pl
 
         with delta.mapping_errors():
@@ -170,7 +185,7 @@ class Lake:
                 empty = pl.from_arrow(schema_of(table).empty_table())
                 return empty.lazy()  # type: ignore[union-attr]
             return pl.scan_parquet(
-                [unquote(file) for file in files],
+                [f"{self._table_uri(tenant, table)}/{file}" for file in files],
                 hive_schema=dict.fromkeys(PARTITIONS, pl.String),
                 storage_options=self._options or None,
                 missing_columns="insert",
@@ -220,6 +235,24 @@ class Lake:
         if namespace is None and pair_ids is None:
             self._forget(tenant)
         return gone
+
+    def erasable(
+        self,
+        tenant: str,
+        *,
+        namespace: str | None = None,
+        pair_ids: Sequence[str] | None = None,
+    ) -> list[Removal]:
+        """What `erase` would take now, table by table."""
+        found = []
+        for name, uri in self._tables(tenant):
+            version, rows, ids = self._version(tenant, name), 0, set[str]()
+            for predicate in _predicates(namespace, pair_ids):
+                more, of_these = delta.matching(uri, self._options, predicate)
+                rows += more
+                ids |= of_these
+            found.append(Removal(name, rows, version, version, frozenset(ids)))
+        return found
 
     def older(self, tenant: str, namespace: str, before_us: int) -> list[str]:
         """The ids of a namespace's captures of before that time. Raises: StoreError."""
@@ -279,17 +312,17 @@ class Lake:
         """Names the tenant in the catalogue: an object store has no folders to list."""
         import pyarrow as pa
 
-        if tenant in self._known:
+        if time.monotonic() < self._known.get(tenant, 0.0):
             return
         if tenant not in self.tenants():
             delta.append(
                 f"{self._uri}/{_CATALOG}", pa.table({"tenant": [tenant]}), options=self._options
             )
-        self._known.add(tenant)
+        self._known[tenant] = time.monotonic() + _KNOWN_S
 
     def _forget(self, tenant: str) -> None:
         uri = f"{self._uri}/{_CATALOG}"
-        self._known.discard(tenant)
+        self._known.pop(tenant, None)
         if delta.open_table(uri, self._options) is not None:
             delta.delete(uri, self._options, f"tenant = '{tenant}'")
             delta.purge(uri, self._options)

@@ -4,7 +4,8 @@ Belongs here: the newest verdict and the newest human label of each pair, openin
 in memory, batch by batch. Does not: deciding which pairs are fit to learn from (`corpus`).
 Promises: memory holds one batch of content, and the ids and times of a span of whole days
 (`SPAN_ROWS` pairs, or one day's), whatever the corpus; the order is that of time; one
-call sees one snapshot, less what is erased meanwhile. A person's label outranks every verifier's.
+call sees one snapshot, less what is erased meanwhile; a row whose key an erasure took is passed
+over and told. A person's label outranks every verifier's.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from apprentice_pipeline.errors import KeyErased
 from apprentice_pipeline.records import Pair, date_of, now_us, rfc3339
 from apprentice_pipeline.store.delta import FilesGone, mapping_errors, reread
 from apprentice_pipeline.store.sealing import CAPTURES, FEEDBACK, VERDICTS, open_field
@@ -74,12 +76,14 @@ def pairs(
     min_confidence: float | None = None,
     limit: int | None = None,
     batch: int = BATCH_ROWS,
+    on_erased: Callable[[str], None] = lambda _pair_id: None,
 ) -> Iterator[Pair]:
     """The pairs of a namespace in time order, opened in memory.
 
     `since_us` is included, `until_us` is not; `verdicts` and `ids` keep those named;
-    `min_confidence` leaves out pairs that were never resampled.
-    Raises: KeyMissing when the tenant's key is gone; CannotOpen, StoreError.
+    `min_confidence` leaves out pairs that were never resampled. A pair whose key was erased with
+    its tenant is left out and told to `on_erased`.
+    Raises: KeyMissing when a key is gone that no erasure took; CannotOpen, StoreError.
     """
     snapshot = _Snapshot(workspace, tenant, namespace)
     wanted = _Wanted(since_us, until_us, verdicts, ids, min_confidence)
@@ -90,7 +94,12 @@ def pairs(
         for start in range(0, chosen.height, step):
             rows = snapshot.read(partial(_View.content, chosen=chosen.slice(start, step)))
             for row in rows.iter_rows(named=True):
-                yield _pair(workspace, tenant, namespace, row)
+                try:
+                    opened = _pair(workspace, tenant, namespace, row)
+                except KeyErased:
+                    on_erased(row["pair_id"])
+                    continue
+                yield opened
         if left is not None and (left := left - chosen.height) <= 0:
             return
 
@@ -138,10 +147,11 @@ def label_rows(
     until_us: int | None = None,
     min_confidence: float | None = None,
     limit: int | None = None,
+    on_erased: Callable[[str], None] = lambda _pair_id: None,
 ) -> Iterator[dict[str, Any]]:
     """The rows of `labels`, as the contract names their fields, in time order.
 
-    Raises: KeyMissing when the tenant's key is gone; CannotOpen, StoreError.
+    `on_erased`, and what it raises: as `pairs`.
     """
     for pair in pairs(
         workspace,
@@ -151,6 +161,7 @@ def label_rows(
         until_us=until_us,
         min_confidence=min_confidence,
         limit=limit,
+        on_erased=on_erased,
     ):
         yield label_row(pair)
 

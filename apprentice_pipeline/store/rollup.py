@@ -3,9 +3,12 @@
 Belongs here: the counts of `capture status` and of the sensors, and the file they are kept in.
 Does not: what the counts mean for a training (`stages.readiness`).
 
-The file (`work/<tenant>/<namespace>/counts.arrow`) names the data files that it counted. Data
-files never change, so when others were only added, the pairs in them are counted before and after
-and the difference is taken; when one is gone (compaction, erasure), the stream is counted anew.
+The file (`work/<tenant>/<namespace>/counts.arrow`) names the data files that it counted, and the
+versions of the tables that had them. The tables' logs tell what came since: of files that were
+added, the pairs are counted before and after and the difference is taken; files that a rewrite put
+in the place of counted ones (compaction) hold the same rows and are counted already. Only when
+rows went (erasure), or the log or a file is there no more, the stream is counted anew. Whatever is
+counted, only files are opened whose range of pair ids meets the ids in question.
 The file holds counts, times, ids and keyed hashes; losing it costs one counting.
 
 Distinct inputs are told from a sample of the keyed hashes of inputs: every pair whose hash lies
@@ -18,7 +21,8 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -27,7 +31,7 @@ import orjson
 
 from apprentice_pipeline.errors import UsageError
 from apprentice_pipeline.records import is_name
-from apprentice_pipeline.store.delta import mapping_errors, reread
+from apprentice_pipeline.store.delta import Commit, DataFile, FilesGone, mapping_errors, reread
 from apprentice_pipeline.store.sealing import CAPTURES, VERDICTS
 
 if TYPE_CHECKING:
@@ -39,10 +43,11 @@ COUNTS_FILE: Final = "counts.arrow"
 SAMPLE_ROWS: Final = 250_000
 COUNT_ROWS: Final = 1_000_000
 """Rows counted at once when a stream is counted anew."""
-FORMAT: Final = 1
+FORMAT: Final = 2
 _TRUSTED: Final = ("verified", "approved")
 _HASH_BITS: Final = 63
 _DATE: Final = re.compile(r"/date=([^/]+)/")
+_TABLES: Final = (CAPTURES, VERDICTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +75,8 @@ class StreamCounts:
 class _Kept:
     """What the file holds."""
 
-    captures: list[str] = field(default_factory=list)
-    verdicts: list[str] = field(default_factory=list)
+    files: dict[str, list[DataFile]] = field(default_factory=lambda: {each: [] for each in _TABLES})
+    versions: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_TABLES, -1))
     verified: int = 0
     first_at_us: int = 0
     days: dict[str, list[int]] = field(default_factory=dict)
@@ -91,45 +96,99 @@ def stream_counts(
                 remedy="use lower-case letters, digits, _ and -, 63 characters at most",
             )
     file = workspace.home.work / tenant / namespace / COUNTS_FILE
-    kept, sample = reread(lambda: _brought_up(workspace, tenant, namespace, file))
+    try:
+        kept, sample = _brought_up(workspace, tenant, namespace, file, *_load(file))
+    except FilesGone:
+        anew = _Kept(), _no_rows()
+        kept, sample = reread(lambda: _brought_up(workspace, tenant, namespace, file, *anew))
     return _read_off(kept, sample, since_us, recent_us)
 
 
 def _brought_up(
-    workspace: Workspace, tenant: str, namespace: str, file: Path
+    workspace: Workspace,
+    tenant: str,
+    namespace: str,
+    file: Path,
+    kept: _Kept,
+    sample: pl.DataFrame,
 ) -> tuple[_Kept, pl.DataFrame]:
     lake = workspace.lake
-    captures = lake.files(tenant, CAPTURES, namespace)
-    verdicts = lake.files(tenant, VERDICTS, namespace)
-    kept, sample = _load(file)
-    if (kept.captures, kept.verdicts) == (captures, verdicts):
+    found = {table: lake.files(tenant, table, namespace) for table in _TABLES}
+    now = {table: files for table, (_, files) in found.items()}
+    if now == kept.files:
         return kept, sample
-    if set(kept.captures) <= set(captures) and set(kept.verdicts) <= set(verdicts):
-        before = _Files(workspace, kept.captures, kept.verdicts)
+    versions = {table: version for table, (version, _) in found.items()}
+    lineages = {}
+    for table in _TABLES if kept.files[CAPTURES] else ():
+        after, until = kept.versions[table], versions[table]
+        commits = lake.changes(tenant, table, namespace, after, until)
+        lineage = None if commits is None else _lineage(kept.files[table], commits, now[table])
+        if lineage is None:
+            break
+        lineages[table] = lineage
+    if len(lineages) == len(_TABLES):
+        counted = {table: each.counted for table, each in lineages.items()}
+        new = {table: each.new for table, each in lineages.items()}
+        was_there = _Files(workspace, tenant, counted)
+        is_there = _Files(workspace, tenant, {each: counted[each] + new[each] for each in _TABLES})
+        parts = _touched(workspace, tenant, new)
     else:
-        kept, sample, before = _Kept(), _no_rows(), _Files(workspace, [], [])
-    after = _Files(workspace, captures, verdicts)
-    if kept.captures:
-        added = sorted(set(captures) - set(kept.captures))
-        judged = sorted(set(verdicts) - set(kept.verdicts))
-        parts = _touched(workspace, added, judged)
-    else:
-        parts = _by_days(workspace, captures, lake.days(tenant, CAPTURES, namespace)[0])
+        kept, sample, was_there = _Kept(), _no_rows(), None
+        is_there = _Files(workspace, tenant, now)
+        days = lake.days(tenant, CAPTURES, namespace)[0]
+        parts = _by_days(workspace, tenant, now[CAPTURES], days)
     for ids in parts:
-        was = before.pairs(ids) if kept.captures else _no_rows()
-        sample = _recount(kept, sample, was, after.pairs(ids))
-    kept.captures, kept.verdicts = captures, verdicts
+        was = _no_rows() if was_there is None else was_there.pairs(ids)
+        sample = _recount(kept, sample, was, is_there.pairs(ids))
+    kept.files, kept.versions = now, versions
     _save(file, kept, sample)
     return kept, sample
 
 
-def _touched(workspace: Workspace, added: list[str], judged: list[str]) -> Iterator[pl.DataFrame]:
+@dataclass(frozen=True, slots=True)
+class _Lineage:
+    """Files that together hold exactly the rows that were counted, and those with rows that were
+    not; some may have been replaced since, and are on the disk until a vacuum."""
+
+    counted: list[DataFile]
+    new: list[DataFile]
+
+
+def _lineage(
+    counted: list[DataFile], commits: Iterable[Commit], now: list[DataFile]
+) -> _Lineage | None:
+    """What became of counted files; None when rows went, or the files of now are not what these
+    commits make of them (the table was made anew meanwhile)."""
+    old = {each.path: each for each in counted}
+    new: dict[str, DataFile] = {}
+    there = set(old)
+    for commit in commits:
+        there.difference_update(commit.removed)
+        there.update(each.path for each in commit.added)
+        if not commit.rewrite:
+            if commit.removed:
+                return None
+            new |= {each.path: each for each in commit.added}
+            continue
+        for files in (old, new):
+            if commit.removed and files.keys() >= set(commit.removed):
+                for path in commit.removed:
+                    del files[path]
+                files |= {each.path: each for each in commit.added}
+    if there != {each.path for each in now}:
+        return None
+    return _Lineage(list(old.values()), list(new.values()))
+
+
+def _touched(
+    workspace: Workspace, tenant: str, new: Mapping[str, Sequence[DataFile]]
+) -> Iterator[pl.DataFrame]:
     """Ids of the pairs that new files are about, each once, in parts that are counted at once."""
     import polars as pl
 
     scans = [
-        workspace.lake.scan_files(table, files).select("pair_id")
-        for table, files in ((CAPTURES, added), (VERDICTS, judged))
+        workspace.lake.scan_files(tenant, table, [each.path for each in files]).select("pair_id")
+        for table, files in new.items()
     ]
     with mapping_errors():
         ids = pl.concat(scans).unique().sort("pair_id").collect()
@@ -138,7 +197,10 @@ def _touched(workspace: Workspace, added: list[str], judged: list[str]) -> Itera
 
 
 def _by_days(
-    workspace: Workspace, files: list[str], days: Iterable[tuple[str, int]]
+    workspace: Workspace,
+    tenant: str,
+    files: Sequence[DataFile],
+    days: Iterable[tuple[str, int]],
 ) -> Iterator[pl.DataFrame]:
     """Ids of all pairs, in runs of days that are counted at once."""
     runs: list[set[str]] = []
@@ -150,9 +212,10 @@ def _by_days(
         runs[-1].add(day)
         rows += count
     for run in runs:
-        chosen = [file for file in files if _DATE.search(file)[1] in run]  # type: ignore[index]
+        chosen = [each.path for each in files if _DATE.search(each.path)[1] in run]  # type: ignore[index]
+        scan = workspace.lake.scan_files(tenant, CAPTURES, chosen).select("pair_id")
         with mapping_errors():
-            yield workspace.lake.scan_files(CAPTURES, chosen).select("pair_id").unique().collect()
+            yield scan.unique().sort("pair_id").collect()
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,18 +223,24 @@ class _Files:
     """A stream as some of its data files have it."""
 
     workspace: Workspace
-    captures: list[str]
-    verdicts: list[str]
+    tenant: str
+    files: Mapping[str, Sequence[DataFile]]
+
+    def _holding(self, table: str, ids: pl.DataFrame) -> pl.LazyFrame:
+        """The table's files that can have rows of `ids`, which are in order."""
+        known = ids["pair_id"].to_list()
+        paths = [each.path for each in self.files[table] if _may_hold(each, known)]
+        return self.workspace.lake.scan_files(self.tenant, table, paths)
 
     def pairs(self, ids: pl.DataFrame) -> pl.DataFrame:
-        """Those of `ids` that are pairs here: date, time, keyed hash, newest verdict."""
+        """Those of `ids` (in order) that are pairs here: date, time, keyed hash, newest verdict."""
         import polars as pl
 
         first, last = ids["pair_id"].min(), ids["pair_id"].max()
         among = pl.col("pair_id").is_between(pl.lit(first), pl.lit(last))
-        lake, chosen = self.workspace.lake, ids.lazy()
+        chosen = ids.lazy()
         known = (
-            lake.scan_files(CAPTURES, self.captures)
+            self._holding(CAPTURES, ids)
             .filter(among & pl.col("is_pair"))
             .select(
                 "pair_id",
@@ -183,7 +252,7 @@ class _Files:
             .unique("pair_id", keep="any")
         )
         said = (
-            lake.scan_files(VERDICTS, self.verdicts)
+            self._holding(VERDICTS, ids)
             .filter(among)
             .select("pair_id", "decided_at_us", "verdict")
             .join(chosen, on="pair_id", how="semi")
@@ -192,6 +261,14 @@ class _Files:
         )
         with mapping_errors():
             return known.join(said, on="pair_id", how="left").select(_COLUMNS).collect()
+
+
+def _may_hold(file: DataFile, ids: Sequence[str]) -> bool:
+    """Whether one of `ids`, which are in order, lies in the file's range."""
+    if not file.last:
+        return True
+    place = bisect_left(ids, file.first)
+    return place < len(ids) and ids[place] <= file.last
 
 
 def _recount(
@@ -265,6 +342,10 @@ def _load(file: Path) -> tuple[_Kept, pl.DataFrame]:
         with open(file, "rb") as handle:
             kept = _Kept(**orjson.loads(handle.readline()))
             if kept.format == FORMAT:
+                kept.files = {
+                    table: [DataFile(**each) for each in files]  # type: ignore[arg-type]
+                    for table, files in kept.files.items()
+                }
                 return kept, pl.read_ipc(handle.read())
     except (OSError, ValueError, TypeError, pl.exceptions.PolarsError):
         pass

@@ -247,6 +247,19 @@ class SpoolFile:
             self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
             self._connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
 
+    def owned(
+        self, tenant: str, namespace: str | None, pair_ids: Sequence[str] | None
+    ) -> tuple[int, set[str]]:
+        """What `erase` would delete now: how many captures, and the pairs' ids."""
+        values = {
+            "tenant": tenant,
+            "namespace": namespace,
+            "ids": None if pair_ids is None else json.dumps(list(pair_ids)),
+        }
+        with mapping_errors():
+            captures = int(self._connection.execute(_COUNT_CAPTURES, values).fetchone()[0])
+            return captures, {each for (each,) in self._connection.execute(_OWNED_IDS, values)}
+
     def close(self) -> None:
         """Closes the connection. Safe to call twice."""
         self._connection.close()

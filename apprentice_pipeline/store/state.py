@@ -22,10 +22,12 @@ from apprentice_pipeline.records import now_us
 from apprentice_pipeline.store import journal, keys, ledger
 from apprentice_pipeline.store.data_keys import DataKeys
 from apprentice_pipeline.store.database import Database
+from apprentice_pipeline.store.erased import Erased
 from apprentice_pipeline.store.journal import ALERT_WINDOW_US, Alert, Job, Tombstone
 from apprentice_pipeline.store.keys import CreatedKey, KeyRecord
 from apprentice_pipeline.store.ledger import Spending
 from apprentice_pipeline.store.schema import CHAMPIONS, CONTROL
+from apprentice_pipeline.store.sealing import SealedRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,8 +396,31 @@ class State:
     # erasure
 
     def add_tombstones(self, stones: Sequence[Tombstone]) -> None:
-        """Records what was erased."""
+        """Records what was erased, or is about to be: from now on no drain lets it in."""
         journal.add_tombstones(self._database, stones)
+
+    def put_erasure(self, scope: Sequence[str], document: str) -> None:
+        """Notes an erasure that begins (tenant, namespace, pair id; empty: all) and what it is to
+        take, in place of what was noted of one that was cut short."""
+        journal.put_erasure(self._database, scope, document)
+
+    def erasure(self, scope: Sequence[str]) -> str | None:
+        """What was noted of an erasure of this scope that has not come to its end."""
+        return journal.erasure(self._database, scope)
+
+    def end_erasure(self, scope: Sequence[str]) -> None:
+        """Forgets the note: the erasure is done, and proven where it can be."""
+        journal.end_erasure(self._database, scope)
+
+    def count_erased(self, stones: Sequence[Tombstone]) -> None:
+        """Writes into tombstones that were added with no rows how many went."""
+        journal.count_erased(self._database, stones)
+
+    def erased_of(self, tenant: str, rows: Sequence[SealedRow]) -> Erased:
+        """What was erased of the tenant that concerns these rows (an `erased.ErasedOf`)."""
+        named = {(row.namespace, row.pair_id) for row in rows}
+        scopes, pairs = journal.erased_among(self._database, tenant, named)
+        return Erased(self.data_keys.forgotten_version(tenant), scopes, pairs)
 
     def tombstones(self, tenant: str, namespace: str | None = None) -> list[Tombstone]:
         """What was erased of a tenant (with `namespace`: of it, or of everything), oldest first."""

@@ -19,6 +19,7 @@ from apprentice_pipeline.wire.forms import (
     as_object,
     as_text,
     count,
+    in_tier,
     json_object,
 )
 from apprentice_pipeline.wire.outputs import function_call, normal_form
@@ -33,6 +34,8 @@ _TEXT_DELTAS = {
 
 
 STOP = b"message_stop"
+_FINISHED = frozenset({"end_turn", "stop_sequence", "tool_use"})
+"""Stop reasons of an answer that came to its end: every tool call in it is whole."""
 
 
 def is_terminal(event: Event) -> bool:
@@ -107,10 +110,19 @@ class MessagesAssembly:
             if said := self._texts.get((index, field)):
                 block[field] = as_text(block.get(field)) + "".join(said)
         if arguments := "".join(self._texts.get((index, "partial_json"), ())):
-            block["input"] = orjson.loads(arguments)
+            block["input"] = self._input(arguments)
         if cited := self._citations.get(index):
             block["citations"] = as_list(block.get("citations")) + cited
         return block
+
+    def _input(self, arguments: str) -> Any:
+        """A tool call's input; where the answer was cut within, its text as far as it came."""
+        try:
+            return orjson.loads(arguments)
+        except orjson.JSONDecodeError:
+            if self._stop_reason in _FINISHED:
+                raise
+            return arguments
 
 
 def normal_output(content: list[dict[str, Any]]) -> Any:
@@ -120,7 +132,7 @@ def normal_output(content: list[dict[str, Any]]) -> Any:
     for block in content:
         kind = block["type"]
         if kind == "tool_use":
-            arguments = orjson.dumps(as_object(block.get("input"))).decode()
+            arguments = _arguments(block.get("input"))
             calls.append(function_call(as_text(block["id"]), as_text(block["name"]), arguments))
         elif kind == "text":
             text = {"type": "text", "text": as_text(block["text"])}
@@ -135,6 +147,11 @@ def normal_output(content: list[dict[str, Any]]) -> Any:
     return normal_form(blocks, calls)
 
 
+def _arguments(said: Any) -> str:
+    """A tool call's arguments as JSON text; text is what came of them before the stream was cut."""
+    return said if isinstance(said, str) else orjson.dumps(as_object(said)).decode()
+
+
 def read_usage(said: dict[str, Any]) -> Usage:
     """Usage of a message, cached and cache-writing tokens added to the input's."""
     fresh, made = count(said.get("input_tokens")), count(said.get("output_tokens"))
@@ -143,4 +160,7 @@ def read_usage(said: dict[str, Any]) -> Usage:
     if fresh is None and made is None:
         return Usage()
     whole = None if fresh is None else fresh + (read or 0) + (written or 0)
-    return Usage(whole, made, read, written, "provider")
+    kept = said.get("cache_creation")
+    for_an_hour = count(kept.get("ephemeral_1h_input_tokens")) if isinstance(kept, dict) else None
+    usage = Usage(whole, made, read, written, "provider", hour_write_tokens=for_an_hour)
+    return in_tier(usage, said.get("service_tier"))

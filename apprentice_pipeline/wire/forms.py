@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 import orjson
@@ -197,6 +197,15 @@ def count(value: Any) -> int | None:
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62:
         return value
     return None
+
+
+_USUAL_TIERS = frozenset({"", "auto", "default", "standard"})
+
+
+def in_tier(usage: Usage, tier: Any) -> Usage:
+    """`usage` with the service tier that an answer names, unless it is the usual one."""
+    usual = not isinstance(tier, str) or tier in _USUAL_TIERS
+    return usage if usual else replace(usage, service_tier=tier)
 
 
 def unstreamed_body(body: bytes) -> bytes:

@@ -22,6 +22,7 @@ from apprentice_pipeline.wire.forms import (
     as_object,
     as_text,
     count,
+    in_tier,
     json_object,
     reads,
 )
@@ -125,11 +126,12 @@ class _Choice:
 class ChatAssembly:
     """A `streams.Assembly` of `chat.completion.chunk` events up to `[DONE]`."""
 
-    __slots__ = ("_choices", "_model", "_usage")
+    __slots__ = ("_choices", "_model", "_tier", "_usage")
 
     def __init__(self) -> None:
         self._choices: dict[int, _Choice] = {}
         self._model = ""
+        self._tier: Any = None
         self._usage = Usage()
 
     def is_terminal(self, event: sse.Event) -> bool:
@@ -150,6 +152,7 @@ class ChatAssembly:
     def take(self, document: dict[str, Any], key: str) -> None:
         """One chunk (`key` is `delta`) or one whole completion (`message`)."""
         self._model = self._model or as_text(document.get("model"))
+        self._tier = document.get("service_tier") or self._tier
         for choice in as_list(document.get("choices")):
             known = self._choices.setdefault(count(choice.get("index")) or 0, _Choice())
             known.add(as_object(choice.get(key)), whole=key == "message")
@@ -164,7 +167,7 @@ class ChatAssembly:
         choices = [self._choices[index] for index in sorted(self._choices)]
         output = choices_form([choice.output() for choice in choices])
         reason = gravest(choice.finish_reason for choice in choices)
-        return WireResponse(output, self._usage, self._model, reason)
+        return WireResponse(output, in_tier(self._usage, self._tier), self._model, reason)
 
 
 @reads
@@ -192,7 +195,8 @@ def _text_alone(document: dict[str, Any]) -> WireResponse | None:
         return None
     if not reason or message.get("refusal") is not None or choice.get("index") != 0:
         return None
-    return WireResponse(text, Usage() if usage is None else read_usage(usage), model, reason)
+    read = Usage() if usage is None else in_tier(read_usage(usage), document.get("service_tier"))
+    return WireResponse(text, read, model, reason)
 
 
 _OF_TEXT = frozenset({"role", "content", "refusal", "annotations"})

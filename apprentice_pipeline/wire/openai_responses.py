@@ -22,6 +22,7 @@ from apprentice_pipeline.wire.forms import (
     as_object,
     as_text,
     count,
+    in_tier,
     json_object,
     reads,
     without,
@@ -122,7 +123,7 @@ def read_document(document: dict[str, Any]) -> WireResponse:
     reason = as_object(document.get("incomplete_details")).get("reason")
     return WireResponse(
         output=_output(items) if status in _ANSWERED else None,
-        usage=_usage(document.get("usage")),
+        usage=in_tier(_usage(document.get("usage")), document.get("service_tier")),
         model=as_text(document.get("model")),
         finish_reason=as_text(reason) or status,
     )

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import orjson
 import pytest
+
+from apprentice_pipeline.gateway import exports
+from apprentice_pipeline.stages import export
+from apprentice_pipeline.store.workspace import Workspace
 
 CHAT = "/v1/chat/completions"
 ASK = {"model": "gpt-4o", "messages": [{"role": "user", "content": "ping"}]}
@@ -38,6 +48,45 @@ def test_the_corpus_is_exported_as_parquet(gateway: Any, ask: Any, pairs: list[s
     answer = ask(gateway.url, EXPORT + "&format=parquet")
     table = pq.read_table(io.BytesIO(answer.body))
     assert table.column("pair_id").to_pylist() == pairs
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_a_reader_that_leaves_an_export_holds_nobody_up(
+    workspace: Workspace, captured: Callable[..., list[Any]], form: str
+) -> None:
+    """What is left to close is closed off the event loop, and the writer ends."""
+    captured(workspace, 3_000)
+    closed_by = []
+
+    def watch(frame: FrameType, event: str, _argument: Any) -> None:
+        if event == "call" and frame.f_code is exports._Pipe.abandon.__code__:
+            closed_by.append(threading.current_thread())
+
+    async def leave() -> float:
+        made = exports.pieces(workspace, export.Request("default", "tickets", form))
+        assert await anext(made)
+        started = time.monotonic()
+        await made.aclose()
+        return time.monotonic() - started
+
+    before = set(threading.enumerate())
+    threading.setprofile(watch)
+    sys.setprofile(watch)
+    try:
+        assert asyncio.run(leave()) < 0.1
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+    deadline = time.monotonic() + 10
+    while left := [
+        each
+        for each in set(threading.enumerate()) - before
+        if each.name.startswith("export") and each.is_alive()
+    ]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.02)
+    assert threading.main_thread() not in closed_by
+    assert len(closed_by) == (1 if form == "parquet" else 0)
 
 
 def test_an_export_can_be_limited(gateway: Any, ask: Any, pairs: list[str]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from apprentice_pipeline.config import Price
 from apprentice_pipeline.errors import PriceUnknown
+from apprentice_pipeline.gateway.pricing import Pricing
 from apprentice_pipeline.records import Usage
 from apprentice_pipeline.remote.prices import LISTINGS, cost_usd, maximum_cost_usd, price_of
 
@@ -78,6 +81,27 @@ def test_cached_and_written_tokens_have_prices_of_their_own() -> None:
     )
     expected = (100 * 3 + 600 * 0.30 + 300 * 3.75) / 1e6
     assert cost_usd("anthropic", "claude-sonnet-4-5", usage) == pytest.approx(expected)
+
+
+HOUR = Usage(100_000, 0, 0, 100_000, "provider", hour_write_tokens=100_000)
+MIXED = Usage(30_000, 10, 5_000, 20_000, "provider", hour_write_tokens=8_000)
+
+
+@pytest.mark.parametrize("pricing", [cost_usd, Pricing({}).cost_usd], ids=["prices", "gateway"])
+def test_a_cache_kept_for_an_hour_is_written_at_twice_the_input(pricing: Any) -> None:
+    assert pricing("anthropic", "claude-haiku-4-5", HOUR) == pytest.approx(0.20)
+    expected = (5_000 * 1 + 5_000 * 0.10 + 12_000 * 1.25 + 8_000 * 2 + 10 * 5) / 1e6
+    assert pricing("anthropic", "claude-haiku-4-5", MIXED) == pytest.approx(expected)
+    short = Usage(1_000, 0, 0, 1_000, "provider", hour_write_tokens=0)
+    assert pricing("anthropic", "claude-haiku-4-5", short) == pytest.approx(0.00125)
+
+
+@pytest.mark.parametrize("pricing", [cost_usd, Pricing({}).cost_usd], ids=["prices", "gateway"])
+@pytest.mark.parametrize("tier", ["flex", "priority", "batch", "a-tier-of-tomorrow"])
+def test_a_service_tier_of_unknown_price_has_no_cost(pricing: Any, tier: str) -> None:
+    usage = Usage(1_000, 10, source="provider", service_tier=tier)
+    assert pricing("openai", "gpt-4o", usage) is None
+    assert pricing("openai", "gpt-4o", replace(usage, service_tier="")) is not None
 
 
 def test_without_a_cache_price_cached_tokens_cost_like_any() -> None:

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from apprentice_pipeline.artifact.canonical import read_canonical
-from apprentice_pipeline.errors import CannotOpen, KeyMissing
+from apprentice_pipeline.errors import KeyErased
 from apprentice_pipeline.records import new_pair_id, now_us
-from apprentice_pipeline.stages import export, labelling, readiness
+from apprentice_pipeline.stages import erasure, export, labelling, readiness
 from apprentice_pipeline.store.drain import drain
 from apprentice_pipeline.store.spool import Spool
 
@@ -126,6 +126,53 @@ def test_what_the_proof_names_is_gone_from_every_file_and_nothing_else_is(
     assert copy.read_bytes() == file.read_bytes()
 
 
+STEPS = (
+    "noted",
+    "exports-removed",
+    "buried",
+    "spools-erased",
+    "lake-erased",
+    "marked",
+    "proven",
+)
+
+
+class Died(Exception):
+    """The process ended here."""
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("scope", SCOPES)
+def test_an_erasure_that_died_on_the_way_is_proven_whole_by_its_repetition(
+    filled: Filled, home: Any, tmp_path: Path, scope: str, step: str
+) -> None:
+    exported = tmp_path / "a.jsonl"
+    export.write_file(filled.workspace, export.Request("acme", "tickets"), exported)
+    gone = {pair for _, pair in filled.scope(scope)}
+    namespace = None if scope == "tenant" else "tickets"
+    what = ("acme", namespace, filled.one if scope == "pair" else None)
+
+    def die(done: str) -> None:
+        if done == step:
+            raise Died
+
+    with home.open() as dying, pytest.raises(Died):
+        erasure.erase(dying, *what, on_step=die)
+    with home.open() as fresh:
+        done = erasure.erase(fresh, *what)
+        assert done.pairs == len(gone)
+        assert done.proof is not None
+        facts = done.proof["facts"]
+        assert set(facts["pair_ids"]) == gone
+        assert facts["rows"]["spool"] + facts["rows"]["lake"] == len(gone)
+        assert facts["tables"]["feedback"]["rows"] == 1
+        assert facts["exports_deleted"] == ["a.jsonl"]
+        assert not exported.exists()
+        again = erasure.erase(fresh, *what)
+        assert again.proof is not None
+        assert again.proof["facts"]["pair_ids"] == []
+
+
 def test_a_shredded_tenants_sealed_bytes_open_no_more(
     filled: Filled, home: Any, run_apprentice: Run
 ) -> None:
@@ -135,11 +182,11 @@ def test_a_shredded_tenants_sealed_bytes_open_no_more(
     assert run_apprentice(home, "erase", "--tenant", "acme").status == 0
     with home.open() as fresh:
         for _ in range(2):
-            with pytest.raises((KeyMissing, CannotOpen)):
+            with pytest.raises(KeyErased):
                 fresh.vault.open(row["input"], tenant="acme", field="input", **place)
             fresh.vault.seal(b"again", tenant="acme", field="input", **place)
     filled.workspace.vault.refresh("acme")
-    with pytest.raises(CannotOpen):
+    with pytest.raises(KeyErased):
         filled.workspace.vault.open(row["input"], tenant="acme", field="input", **place)
 
 

@@ -99,11 +99,12 @@ def store(workspace: Workspace) -> Callable[..., None]:
 def child(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     """Starts a Python program in a process of its own, with this code importable."""
 
-    def start(program: str, *arguments: object) -> subprocess.Popen[str]:
+    def start(program: str, *arguments: object, stdin: int | None = None) -> subprocess.Popen[str]:
         file = tmp_path / f"child-{len(list(tmp_path.glob('child-*')))}.py"
         file.write_text(textwrap.dedent(program), encoding="utf-8")
         return subprocess.Popen(
             [sys.executable, str(file), *map(str, arguments)],
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

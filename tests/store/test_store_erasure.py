@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
 
 import pytest
 
 from apprentice_pipeline.errors import KeyMissing, UsageError
 from apprentice_pipeline.records import Exchange, Feedback
+from apprentice_pipeline.settings import load_settings
+from apprentice_pipeline.stages import export
 from apprentice_pipeline.store.drain import drain, waiting_rows
 from apprentice_pipeline.store.erasure import erase
+from apprentice_pipeline.store.journal import Tombstone
 from apprentice_pipeline.store.pairs import pair_counts, pairs
 from apprentice_pipeline.store.spool import Spool
 from apprentice_pipeline.store.spool_file import Lock
@@ -132,6 +141,133 @@ def test_a_worker_notices_that_another_process_erased_its_tenant(
     assert [pair.pair_id for pair in pairs(elsewhere, "acme", "tickets")] == [made.pair_id]
     elsewhere.close()
     spool.close()
+
+
+def test_a_tenant_that_is_erased_while_its_traffic_goes_on_stays_readable(
+    workspace: Workspace, exchange: Make
+) -> None:
+    """A worker seals with the forgotten key until it has heard of it: those rows are dropped."""
+    drained = partial(drain, workspace.home.spool, workspace.lake)
+    spool = Spool.open(workspace.home.spool, workspace.vault)
+    put(spool, exchange(0))
+    with closing(Workspace.open(workspace.settings)) as elsewhere:
+        erase(elsewhere, "acme", now_us=7)
+        put(spool, exchange(1))
+        assert drained(erased_of=elsewhere.state.erased_of).erased == 1
+        put(spool, exchange(2))
+        assert drained().rows == 1  # as if it had looked just before the erasure
+        time.sleep(KEY_REFRESH_S)
+        made = exchange(3)
+        put(spool, made)
+        assert drained(erased_of=elsewhere.state.erased_of).rows == 1
+        passed_over: list[str] = []
+        found = pairs(elsewhere, "acme", "tickets", on_erased=passed_over.append)
+        assert [pair.pair_id for pair in found] == [made.pair_id]
+        assert len(passed_over) == 1
+        assert elsewhere.lake.tenants() == ["acme"]
+        written = export.write(elsewhere, export.Request("acme", "tickets"), io.BytesIO())
+        assert (written.rows, written.erased) == (1, 1)
+        assert "1 rows whose key was erased" in written.note()
+    spool.close()
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[tuple[Workspace, Workspace]]:
+    """Two homes, each with spools of its own, over one lake and one state database."""
+    store = {"lake_uri": str(tmp_path / "lake"), "state_url": f"sqlite:///{tmp_path / 'state.db'}"}
+    file = tmp_path / "apprentice.yaml"
+    file.write_text(f"store: {json.dumps(store)}\n")
+    opened = [
+        Workspace.open(
+            load_settings(
+                {
+                    "APPRENTICE_HOME": str(tmp_path / name),
+                    "APPRENTICE_CONFIG": str(file),
+                    "APPRENTICE_MASTER_KEY": base64.b64encode(bytes(32)).decode(),
+                }
+            )
+        )
+        for name in ("one", "two")
+    ]
+    yield opened[0], opened[1]
+    for each in opened:
+        each.close()
+
+
+SCOPES: dict[str, tuple[str | None, bool]] = {
+    "pair": ("tickets", True),
+    "namespace": ("tickets", False),
+    "tenant": (None, False),
+}
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_what_another_node_still_has_in_its_spool_does_not_come_back(
+    nodes: tuple[Workspace, Workspace], exchange: Make, scope: str
+) -> None:
+    one, two = nodes
+    namespace, by_id = SCOPES[scope]
+    erased, mail = exchange(0), exchange(1, namespace="mail")
+    spool = Spool.open(two.home.spool, two.vault)
+    put(spool, erased, mail)
+    at_us = erased.created_at_us + 3_600_000_000
+    ids = [erased.pair_id] if by_id else None
+    assert erase(one, "acme", namespace=namespace, pair_ids=ids, now_us=at_us).rows == 0
+    two.vault.refresh("acme")
+    newer = exchange(500)
+    assert newer.created_at_us > at_us
+    put(spool, newer)
+    report = drain(two.home.spool, two.lake, erased_of=two.state.erased_of)
+    spool.close()
+    assert (report.rows, report.erased) == ((1, 2) if scope == "tenant" else (2, 1))
+    assert [pair.pair_id for pair in pairs(one, "acme", "tickets")] == [newer.pair_id]
+    assert len(list(pairs(one, "acme", "mail"))) == (0 if scope == "tenant" else 1)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("step", ["version-read", "appended"])
+def test_an_erasure_in_the_midst_of_another_nodes_drain_misses_nothing(
+    nodes: tuple[Workspace, Workspace], exchange: Make, scope: str, step: str
+) -> None:
+    one, two = nodes
+    namespace, by_id = SCOPES[scope]
+    made = exchange(0)
+    at_us = made.created_at_us + 1
+    ids = [made.pair_id] if by_id else None
+
+    def meanwhile(done: str) -> None:
+        if done == step:
+            erase(one, "acme", namespace=namespace, pair_ids=ids, now_us=at_us)
+
+    spool = Spool.open(two.home.spool, two.vault)
+    put(spool, made)
+    drain(two.home.spool, two.lake, erased_of=two.state.erased_of, on_step=meanwhile)
+    spool.close()
+    assert two.lake.scan("acme", "captures").collect().height == 0
+    assert waiting_rows(two.home.spool) == 0
+
+
+def test_a_drain_that_dies_before_it_has_looked_again_looks_the_next_time(
+    nodes: tuple[Workspace, Workspace], exchange: Make
+) -> None:
+    """Its row is in the lake, and was erased between its first look and the append."""
+    one, two = nodes
+    made = exchange(0)
+
+    def erased_then_dead(done: str) -> None:
+        if done == "appended":
+            stone = Tombstone("acme", "tickets", made.pair_id, 7, 0)
+            one.state.add_tombstones([stone])
+            raise KeyboardInterrupt
+
+    spool = Spool.open(two.home.spool, two.vault)
+    put(spool, made)
+    with pytest.raises(KeyboardInterrupt):
+        drain(two.home.spool, two.lake, erased_of=two.state.erased_of, on_step=erased_then_dead)
+    assert two.lake.scan("acme", "captures").collect().height == 1
+    drain(two.home.spool, two.lake, erased_of=two.state.erased_of)
+    spool.close()
+    assert two.lake.scan("acme", "captures").collect().height == 0
 
 
 def test_pairs_without_their_namespace_are_refused(workspace: Workspace) -> None:

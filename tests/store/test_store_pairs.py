@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import tracemalloc
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -189,10 +191,13 @@ def test_compaction_changes_nothing_that_is_read(
 def test_pairs_of_a_tenant_whose_key_is_gone_are_refused(
     workspace: Workspace, store: Store, exchange: Make
 ) -> None:
+    """Gone without an erasure: the state database was replaced, and silence would hide it."""
     store(exchange(0))
-    workspace.vault.forget("acme")
-    with pytest.raises(KeyMissing):
-        next(pairs(workspace, "acme", "tickets"))
+    with closing(sqlite3.connect(workspace.home.state)) as connection:
+        connection.execute("DELETE FROM data_keys")
+        connection.commit()
+    with closing(Workspace.open(workspace.settings)) as fresh, pytest.raises(KeyMissing):
+        next(pairs(fresh, "acme", "tickets"))
     assert pair_counts(workspace, "acme", "tickets").pairs == 1
 
 

@@ -86,7 +86,7 @@ def test_a_damaged_or_older_file_costs_a_counting_and_no_more(
         b"{}\n",
         whole[:40],
         whole[:-30],
-        whole.replace(b'"format":1', b'"format":0'),
+        whole.replace(b'"format":2', b'"format":0'),
     ):
         kept.write_bytes(damage)
         assert counts(workspace).pairs == 1
@@ -134,6 +134,79 @@ def test_counts_that_were_kept_equal_counts_made_anew(
         kept = counts(workspace)
         assert kept == anew(workspace)
     workspace.close()
+
+
+def spoil(workspace: Workspace, namespace: str = "tickets") -> None:
+    """Makes every data file of a namespace unreadable: who opens one fails."""
+    for file in (workspace.home.lake / "acme").glob(f"*/namespace={namespace}/**/*.parquet"):
+        file.write_bytes(b"no parquet")
+
+
+def test_a_compaction_costs_no_counting(workspace: Workspace, store: Store, exchange: Make) -> None:
+    made = [exchange(number) for number in range(6)]
+    for each in made:
+        store(each, judged(each, "verified"))
+    before = counts(workspace)
+    assert (before.pairs, before.verified) == (6, 6)
+    assert workspace.lake.compact("acme") > 0
+    workspace.lake.vacuum("acme", 0)
+    spoil(workspace)
+    assert counts(workspace) == before
+
+
+def test_after_a_drain_only_files_that_can_hold_its_pairs_are_opened(
+    workspace: Workspace, store: Store, exchange: Make
+) -> None:
+    """Compacted in between or not: what came before is not read again."""
+    made = [exchange(number) for number in range(6)]
+    for each in made:
+        store(each, judged(each, "verified"))
+    assert counts(workspace).pairs == 6
+    workspace.lake.compact("acme")
+    spoil(workspace)
+    late = [exchange(number) for number in range(50, 53)]
+    store(*late)
+    assert (counts(workspace).pairs, counts(workspace).verified) == (9, 6)
+    store(*(judged(each, "verified") for each in late))
+    assert (counts(workspace).pairs, counts(workspace).verified) == (9, 9)
+
+
+def test_rows_that_a_compaction_merged_before_they_were_counted_are_counted_once(
+    workspace: Workspace, store: Store, exchange: Make
+) -> None:
+    made = [exchange(number) for number in range(9)]
+    store(*made[:3])
+    assert counts(workspace).pairs == 3
+    store(*made[3:6], judged(made[0], "verified"))
+    workspace.lake.compact("acme")
+    store(*made[6:], judged(made[1], "verified"), judged(made[4], "verified"))
+    workspace.lake.compact("acme")
+    found = counts(workspace)
+    assert (found.pairs, found.verified) == (9, 3)
+    assert found == anew(workspace)
+
+
+def test_an_erasure_costs_other_namespaces_no_counting(
+    workspace: Workspace, store: Store, exchange: Make
+) -> None:
+    mail = [exchange(number, namespace="mail") for number in range(3)]
+    store(*mail, *(exchange(number) for number in range(4)))
+    assert counts(workspace).pairs == 4
+    spoil(workspace)
+    erase(workspace, "acme", namespace="mail", pair_ids=[mail[0].pair_id], now_us=1)
+    assert counts(workspace).pairs == 4
+
+
+def test_a_table_that_was_made_anew_is_counted_anew(
+    workspace: Workspace, store: Store, exchange: Make
+) -> None:
+    """By another node: this one's counts were not forgotten with it."""
+    store(exchange(0), exchange(1))
+    assert counts(workspace).pairs == 2
+    workspace.lake.erase("acme")
+    for number in range(2, 5):
+        store(exchange(number))
+    assert counts(workspace).pairs == 3
 
 
 def test_beyond_the_sample_only_distinct_inputs_are_estimated(

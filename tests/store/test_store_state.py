@@ -18,7 +18,7 @@ from sqlalchemy import create_engine, text
 from apprentice_pipeline.errors import StorageFull, StoreError, UsageError
 from apprentice_pipeline.store.journal import Tombstone
 from apprentice_pipeline.store.state import ChampionRecord, State
-from apprentice_pipeline.vault import Vault
+from apprentice_pipeline.vault import Vault, key_version
 
 
 def test_a_key_is_found_by_its_token_until_it_is_revoked(state: State) -> None:
@@ -87,6 +87,21 @@ def test_the_vault_keeps_its_data_keys_here(state: State) -> None:
     assert Vault(bytes(32), keys).open(sealed, **place) == b"content"
     keys.delete_wrapped_keys("acme")
     assert keys.wrapped_keys("acme") == {}
+
+
+def test_a_version_of_a_deleted_data_key_is_never_used_again(state: State) -> None:
+    """Not by a process either that had no time to hear of the deletion."""
+    place = {"tenant": "acme", "namespace": "tickets", "pair_id": "p", "field": "input"}
+    keys = state.data_keys
+    vault = Vault(bytes(32), keys)
+    for version in (1, 2, 3):
+        assert key_version(vault.seal(b"content", **place)) == version
+        vault.forget("acme")
+        keys.add_wrapped_key("acme", version, b"late", mark=str(keys.mark()))
+        assert keys.wrapped_keys("acme") == {}
+        assert keys.forgotten_version("acme") == version
+        keys.delete_wrapped_keys("acme")
+        assert keys.forgotten_version("acme") == version
 
 
 def test_an_expired_key_is_found_no_more(state: State) -> None:

@@ -93,6 +93,52 @@ def test_thinking_tools_and_text_read_as_the_unstreamed_blocks() -> None:
     assert result.output["content"][0]["signature"] == "c2ln"
 
 
+def test_the_cache_kept_for_an_hour_and_the_service_tier_are_read() -> None:
+    usage = {
+        "input_tokens": 10,
+        "cache_creation_input_tokens": 300,
+        "cache_creation": {"ephemeral_5m_input_tokens": 100, "ephemeral_1h_input_tokens": 200},
+        "output_tokens": 1,
+        "service_tier": "priority",
+    }
+    body = {"type": "message", "model": "claude-x", "content": [], "usage": usage}
+    found = anthropic.read_response(MESSAGES, orjson.dumps(body)).usage
+    assert (found.cache_write_tokens, found.hour_write_tokens) == (300, 200)
+    assert found.service_tier == "priority"
+    body["usage"] = {**usage, "service_tier": "standard", "cache_creation": None}
+    found = anthropic.read_response(MESSAGES, orjson.dumps(body)).usage
+    assert (found.hour_write_tokens, found.service_tier) == (None, "")
+
+
+CALL = (
+    {"type": "tool_use", "id": "t1", "name": "f", "input": {}},
+    {"type": "input_json_delta", "partial_json": '{"city": "Par'},
+)
+
+
+@pytest.mark.parametrize("ended", ["nothing", "max_tokens"])
+def test_a_stream_cut_inside_a_tool_call_keeps_what_came(ended: str) -> None:
+    """Whether the connection broke there or the answer reached its limit."""
+    said = {"type": "text", "text": ""}, {"type": "text_delta", "text": "Looking."}
+    data = stream(*block(0, *said), *block(1, *CALL))
+    data = data[: data.index(b"event: content_block_stop", data.index(b"Par"))]
+    if ended == "max_tokens":
+        delta = {"type": "message_delta", "delta": {"stop_reason": "max_tokens"}}
+        data += b"event: message_delta\ndata: " + orjson.dumps(delta) + b"\n\n"
+        data += b'event: message_stop\ndata: {"type": "message_stop"}\n\n'
+    reader = anthropic.stream_reader(MESSAGES)
+    reader.feed(data)
+    result = reader.result()
+    assert result.output["content"] == [{"type": "text", "text": "Looking."}]
+    (call,) = result.output["tool_calls"]
+    assert (call["function"]["name"], call["function"]["arguments"]) == ("f", '{"city": "Par')
+    assert (result.usage.input_tokens, result.usage.output_tokens) == (97, 1)
+
+
+def test_a_tool_call_that_is_no_json_though_the_answer_ended_is_not_read() -> None:
+    assert read(stream(*block(0, *CALL))) is None
+
+
 def test_citations_are_kept() -> None:
     data = stream(
         *block(
