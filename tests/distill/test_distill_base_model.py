@@ -88,7 +88,7 @@ def test_a_path_is_never_taken_for_an_id(path: str) -> None:
 
 @pytest.mark.parametrize("name", ["a--b/c", "-a/b", "a/b.git", "a..b/c", f"o/{'m' * 100}"])
 def test_what_looks_like_an_id_and_cannot_be_one_is_refused(name: str) -> None:
-    with pytest.raises(BaseModelMissing, match="nor a possible Hugging Face id") as refused:
+    with pytest.raises(BaseModelMissing, match="is neither a folder") as refused:
         resolve_base(name)
     assert name in refused.value.message
     assert "owner/model" in refused.value.remedy
