@@ -165,15 +165,21 @@ class Recorder:
         """Returns once the row is committed, has failed, or the time is up."""
         began = time.perf_counter()
         tenant, namespace = row.tenant, row.namespace
+        waiter: asyncio.Future[None] | None = None
         try:
-            waiter = self._spool.put_row(row)
-            assert isinstance(waiter, asyncio.Future)
+            given = self._spool.put_row(row)
+            assert isinstance(given, asyncio.Future)
+            waiter = given
             if await self._deadlines.wait(waiter):
                 self._tally.committed(time.perf_counter() - began)
             else:
                 self._tally.add(tenant, namespace, at_risk=1)
                 self._tally.alert(tenant, namespace, "capture_at_risk", _AT_RISK)
                 waiter.add_done_callback(partial(self._look_late, tenant, namespace))
+        except asyncio.CancelledError:  # nobody waits any more: its outcome is counted all the same
+            if waiter is not None:
+                waiter.add_done_callback(partial(self._look_late, tenant, namespace))
+            raise
         except StorageFull:
             self._lose(tenant, namespace, "storage_full")
         except Exception as error:  # fail open: the customer's answer goes out

@@ -17,6 +17,7 @@ import itertools
 import socket
 import subprocess
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 
@@ -69,6 +70,7 @@ class SpoolClient:
         self._unsent = memoryview(b"")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: Spool | None = None
+        self._takeover: threading.Thread | None = None
 
     @classmethod
     def open(
@@ -155,6 +157,9 @@ class SpoolClient:
                 self._channel.sendall(b"".join((self._unsent, *self._outgoing)))
                 self._channel.shutdown(socket.SHUT_WR)
             self._finish()
+        if self._takeover is not None:
+            self._takeover.join(_CLOSE_S)
+            self._take_over()
         if self._thread is not None:
             self._thread.close()
 
@@ -167,13 +172,15 @@ class SpoolClient:
     def _hand_over(
         self, row: PlainRow, loop: asyncio.AbstractEventLoop, waiter: asyncio.Future[None]
     ) -> None:
-        if self._channel is None:
+        if self._channel is None and self._takeover is None:
             raise StoreError("the spool is closed")
         size = row.size
         refuse_overflow(len(self._waiting), self._pending_bytes + size)
         numbered = NumberedRow(next(self._numbers), row)
         self._waiting.append(Waiting(numbered, size, loop, waiter))
         self._pending_bytes += size
+        if self._channel is None:  # it waits for the thread that takes over
+            return
         if not self._outgoing and len(self._underway) < _MOST_UNDERWAY:
             loop.call_soon(self._send)
         self._outgoing.append(record_frame(numbered))
@@ -248,11 +255,26 @@ class SpoolClient:
             self._loop.remove_writer(channel)
         channel.close()
         self._writer.kill()  # no second writer: it may live, and only its socket be broken
+        self._outgoing.clear()
+        self._unsent = memoryview(b"")
+        self._takeover = threading.Thread(target=self._outlive_writer, daemon=True)
+        self._takeover.start()
+
+    def _outlive_writer(self) -> None:
+        """Waits for the writer's end, and tells: neither is for the event loop's time."""
         self._writer.wait()
-        folder, vault = self._workspace.home.spool, self._workspace.vault
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # it is closed: `close` takes over
+                self._loop.call_soon_threadsafe(self._take_over)
+        self._on_loss()
+
+    def _take_over(self) -> None:
+        """What waits, and all that comes, is for a thread of this process."""
+        if self._thread is not None:
+            return
         self._thread = Spool.resume(
-            folder,
-            vault,
+            self._workspace.home.spool,
+            self._workspace.vault,
             self._spool_id,
             self._lock,
             self._waiting,
@@ -261,9 +283,6 @@ class SpoolClient:
             self.on_counts,
         )
         self._waiting.clear()
-        self._outgoing.clear()
-        self._unsent = memoryview(b"")
-        self._on_loss()
 
     def _finish(self) -> None:
         """Reads what the writer says last. What it leaves open, a thread writes."""

@@ -10,6 +10,7 @@ that cannot be sealed fails alone.
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,40 @@ MAX_COMMIT_ROWS: Final = 1_024
 KEY_REFRESH_S: Final = 2.0
 """How long a tenant's key is used before it is looked up again: another process may have erased
 the tenant, and what is sealed with a forgotten key never opens."""
+REFRESH_PATIENCE_S: Final = 0.05
+
+
+class _Refreshing:
+    """Looks tenants' keys up again beside the commits: a state database that is slow delays the
+    first of them by `REFRESH_PATIENCE_S`, and no other. Used by one thread at a time."""
+
+    def __init__(self, vault: Vault) -> None:
+        self._vault = vault
+        self._due: set[str] = set()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def add(self, tenants: set[str]) -> None:
+        """These are due."""
+        with self._lock:
+            self._due |= tenants
+            if self._thread is not None:
+                return
+            self._thread = thread = threading.Thread(target=self._run, daemon=True)
+        thread.start()
+        thread.join(REFRESH_PATIENCE_S)
+
+    def _run(self) -> None:
+        while (tenant := self._next()) is not None:
+            with contextlib.suppress(ApprenticeError):  # no state: the key at hand is good
+                self._vault.refresh(tenant)
+
+    def _next(self) -> str | None:
+        with self._lock:
+            if not self._due:
+                self._thread = None
+                return None
+            return self._due.pop()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +93,7 @@ class SpoolWriter:
         self._file: SpoolFile | None = None
         self._newest = 0
         self._key_seen: dict[str, float] = {}
+        self._refreshing = _Refreshing(vault)
 
     def create(self) -> None:
         """Makes the file. Raises: StorageFull, StoreError."""
@@ -94,14 +130,15 @@ class SpoolWriter:
             self._file = None
 
     def _refresh_keys(self, tenants: set[str]) -> None:
-        now = time.monotonic()
+        """Has keys looked up again that were not for a while."""
+        now, due = time.monotonic(), set[str]()
         for tenant in tenants:
-            if now - self._key_seen.get(tenant, now) >= KEY_REFRESH_S:
-                with contextlib.suppress(ApprenticeError):  # no state: the key at hand is good
-                    self._vault.refresh(tenant)
-            elif tenant in self._key_seen:
-                continue
-            self._key_seen[tenant] = now
+            seen = self._key_seen.setdefault(tenant, now)
+            if now - seen >= KEY_REFRESH_S:
+                self._key_seen[tenant] = now
+                due.add(tenant)
+        if due:
+            self._refreshing.add(due)
 
     def _commit(self, rows: Sequence[StoredRow]) -> Exception | None:
         """One transaction; its failure is returned, for the writer outlives every failure."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from apprentice_pipeline.records import date_of
@@ -160,6 +162,27 @@ def test_what_is_lost_after_its_response_was_released_is_counted_too(
     kept = call(ask, gateway)
     assert [row["pair_id"] for row in gateway.captured()] == [kept]
     assert lost != kept
+
+
+def test_what_is_lost_after_its_client_has_left_is_counted_too(
+    small_home: Path, start: Any, ask: Any
+) -> None:
+    """A stream's end waits for its commit; the client leaves; then the commit fails."""
+    gateway = start(gateway={"commit_timeout_ms": 30_000})
+    kept = call(ask, gateway)
+    content = orjson.dumps({**body(0, os.urandom(200_000).hex()), "stream": True})
+    head = f"POST /v1/capture/openai{CHAT} HTTP/1.1\r\nhost: 127.0.0.1\r\nx-behave: stream\r\n"
+    head += f"content-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
+    with full_disk(small_home):
+        with held_elsewhere(gateway.workspace.home.spool):
+            with socket.create_connection(("127.0.0.1", gateway.server.port)) as client:
+                client.sendall(head.encode() + content)
+                eventually(lambda: gateway.spool.pending == 1)
+            time.sleep(0.5)
+        eventually(lambda: gateway.spool.pending == 0)
+    eventually(lambda: gateway.counted("lost") == 1)
+    assert gateway.counted("client_left") == 1
+    assert [row["pair_id"] for row in gateway.captured()] == [kept]
 
 
 def test_while_the_lake_cannot_be_reached_rows_wait_and_then_arrive_by_themselves(

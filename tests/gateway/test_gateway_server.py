@@ -64,11 +64,7 @@ class Served:
         """The workers' process ids, from the kernel."""
         task = Path(f"/proc/{self.process.pid}/task")
         children = " ".join(f.read_text() for f in task.glob("*/children")).split()
-        return [
-            int(pid)
-            for pid in children
-            if "gateway.worker" in Path(f"/proc/{pid}/cmdline").read_text()
-        ]
+        return [int(pid) for pid in children if alive(int(pid))]
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
