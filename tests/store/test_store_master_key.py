@@ -9,19 +9,25 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from apprentice_pipeline.errors import KeyMissing, MasterKeyChanged
+from apprentice_pipeline.records import Exchange
 from apprentice_pipeline.settings import load_settings
+from apprentice_pipeline.store.drain import drain
 from apprentice_pipeline.store.master_key import (
     DRAFT,
     STEPS,
     load_master_key,
     rotate_master_key,
 )
+from apprentice_pipeline.store.pairs import label_rows
+from apprentice_pipeline.store.spool import Spool
 from apprentice_pipeline.store.state import State
 from apprentice_pipeline.store.workspace import Workspace
 from apprentice_pipeline.vault import MasterKey
@@ -54,6 +60,34 @@ def rotate(workspace: Workspace, new: bytes | None = None, **more: Any) -> int:
     keys, folder = workspace.state.data_keys, workspace.home.keys
     current = load_master_key(workspace.settings.master_key, folder, keys, has_data=True)
     return rotate_master_key(current, folder, keys, new=new, **more)
+
+
+def test_a_rotation_touches_no_row(tmp_path: Path, exchange: Callable[..., Exchange]) -> None:
+    """Lake and spool are byte for byte what they were, and are read with the new key."""
+    workspace = opened(tmp_path)
+    spool = Spool.open(workspace.home.spool, workspace.vault)
+    ids = []
+    for number in range(4):
+        made = exchange(number)
+        assert spool.put(made, tenant="acme").exception() is None
+        ids.append(made.pair_id)
+        if number == 1:
+            drain(workspace.home.spool, workspace.lake)
+    spool.close()
+
+    def stored() -> dict[Path, bytes]:
+        folders = (workspace.home.spool, workspace.home.lake)
+        files = [file for folder in folders for file in folder.rglob("*") if file.is_file()]
+        return {file: file.read_bytes() for file in files}
+
+    before = stored()
+    assert {file.suffix for file in before} >= {".db", ".parquet", ".json"}
+    assert rotate(workspace) == 1
+    assert stored() == before
+    workspace.close()
+    with closing(opened(tmp_path)) as fresh:
+        drain(fresh.home.spool, fresh.lake, erased_of=fresh.state.erased_of)
+        assert [row["pair_id"] for row in label_rows(fresh, "acme", "tickets")] == ids
 
 
 def test_a_given_master_key_is_used_and_no_file_is_made(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import json
+import shutil
 import sqlite3
 import tracemalloc
 from collections.abc import Callable
@@ -10,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from apprentice_pipeline.errors import KeyMissing, VaultError
+from apprentice_pipeline.errors import CannotOpen, KeyMissing, VaultError
 from apprentice_pipeline.records import Exchange, Feedback, Verdict
 from apprentice_pipeline.settings import load_settings
+from apprentice_pipeline.stages import export
 from apprentice_pipeline.store.pairs import PairCounts, label_rows, pair_counts, pairs
 from apprentice_pipeline.store.workspace import Workspace
 
@@ -199,6 +203,33 @@ def test_pairs_of_a_tenant_whose_key_is_gone_are_refused(
     with closing(Workspace.open(workspace.settings)) as fresh, pytest.raises(KeyMissing):
         next(pairs(fresh, "acme", "tickets"))
     assert pair_counts(workspace, "acme", "tickets").pairs == 1
+
+
+def test_a_file_moved_between_tenants_opens_nothing_and_labels_says_so(
+    workspace: Workspace, store: Store, exchange: Make
+) -> None:
+    """One who may write to the lake gives one tenant's rows to another, in place of its own."""
+    store(exchange(0, input={"messages": ["of acme"]}))
+    store(exchange(1, tenant="globex"), tenant="globex")
+    lake = workspace.home.lake
+    (theirs,) = (lake / "acme").glob("captures/**/*.parquet")
+    (place,) = (lake / "globex").glob("captures/**/*.parquet")
+    shutil.copy(theirs, place)
+    (log,), (their_log,) = (
+        (lake / tenant).glob("captures/_delta_log/*.json") for tenant in ("globex", "acme")
+    )
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    their_lines = [json.loads(line) for line in their_log.read_text().splitlines()]
+    (added,) = [line["add"] for line in lines if "add" in line]
+    (their_added,) = [line["add"] for line in their_lines if "add" in line]
+    added.update(size=their_added["size"], stats=their_added["stats"])
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    out = io.BytesIO()
+    with pytest.raises(CannotOpen, match="does not open") as refused:
+        export.write(workspace, export.Request("globex", "tickets"), out)
+    assert "moved" in refused.value.remedy
+    assert out.getvalue() == b""
+    assert len(list(label_rows(workspace, "acme", "tickets"))) == 1
 
 
 def test_a_home_does_not_open_with_another_master_key(
