@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,10 @@ def distill(
     target_bytes = _bytes_of(target_size) if target_size else None
     with stage_bars(terminal()) as progress:
         pipeline = Pipeline(
-            os.environ, base_model=base_model, target_bytes=target_bytes, progress=progress
+            opening.environment(),
+            base_model=base_model,
+            target_bytes=target_bytes,
+            progress=progress,
         )
         registered = run(pipeline, tenant, namespace)
     trained = load(pipeline.workspace, tenant, namespace, TrainedAdapter)

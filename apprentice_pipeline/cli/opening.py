@@ -6,7 +6,7 @@ The only place of the command line that touches `os.environ`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -18,9 +18,22 @@ if TYPE_CHECKING:
     from apprentice_pipeline.store.workspace import Workspace
 
 
+_handed: dict[str, str] = {}
+
+
+def take_over(environment: Mapping[str, str]) -> None:
+    """Adds to this process's environment what was handed to it unseen (`cli.handed`)."""
+    _handed.update(environment)
+
+
+def environment() -> Mapping[str, str]:
+    """The environment that commands read: this process's, and what was handed to it."""
+    return {**os.environ, **_handed}
+
+
 def settings() -> Settings:
     """The settings of this process."""
-    return load_settings(os.environ)
+    return load_settings(environment())
 
 
 @contextmanager

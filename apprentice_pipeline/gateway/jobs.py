@@ -5,30 +5,36 @@ Does not: distilling (`apprentice distill` does, as from a terminal).
 
     python -m apprentice_pipeline.gateway.jobs JOB_ID
 
-The runner outlives the worker that started it, holds a lock while it lives, keeps the job's log
-and result, and marks it done or failed. A job whose runner died is found failed.
+Its settings come on standard input, and it hands the command's environment over in the same way:
+no process shows a key in its environment. The runner outlives the worker that started it, holds a
+lock while it lives, keeps the job's log and result, and marks it done or failed. A job whose
+runner died is found failed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 
 from apprentice_pipeline.errors import UsageError
 from apprentice_pipeline.gateway.metrics import FOLDER_VARIABLE
 from apprentice_pipeline.records import now_us
-from apprentice_pipeline.settings import Home, Settings, load_settings
+from apprentice_pipeline.settings import Home, Settings
 from apprentice_pipeline.stages import readiness
+from apprentice_pipeline.store.handover import handed_over, shown, taken_over
 from apprentice_pipeline.store.journal import ACTIVE, Job
+from apprentice_pipeline.store.secrecy import keep_memory_private
 from apprentice_pipeline.store.workspace import Workspace
 
 KIND = "distill"
@@ -61,14 +67,16 @@ def start(workspace: Workspace, tenant: str, namespace: str, request: Mapping[st
 
 def _run_aside(workspace: Workspace, job: Job) -> None:
     """Starts the job's runner, a process that outlives this one."""
-    subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "apprentice_pipeline.gateway.jobs", job.id],
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env=environment(workspace.settings),
+        env=_shown(workspace.settings),
         start_new_session=True,
     )
+    _hand(process, handed_over(workspace.settings))
+    threading.Thread(target=process.wait, name="job", daemon=True).start()  # leaves no zombie
 
 
 def current(workspace: Workspace, job: Job) -> Job:
@@ -78,6 +86,9 @@ def current(workspace: Workspace, job: Job) -> Job:
     if (lock := _lock(workspace.home, job.id)) is None:
         return job
     os.close(lock)
+    newest = workspace.state.job(job.id)
+    if newest is not None and newest.state not in ACTIVE:  # it has just ended
+        return newest
     return workspace.state.update_job(
         job.id, state="failed", log="the runner ended without a result\n", now_us=now_us()
     )
@@ -98,17 +109,36 @@ def document(job: Job) -> dict[str, Any]:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The environment a child process needs to open the same workspace."""
-    variables = {k: v for k, v in settings.environment.items() if k != FOLDER_VARIABLE}
+    """The environment a child process needs to open the same workspace, secrets among it."""
+    return _placed(settings, settings.environment)
+
+
+def _shown(settings: Settings) -> dict[str, str]:
+    """The part of `environment` that others may read."""
+    return _placed(settings, shown(settings))
+
+
+def _placed(settings: Settings, given: Mapping[str, str]) -> dict[str, str]:
+    variables = {name: value for name, value in given.items() if name != FOLDER_VARIABLE}
     variables["APPRENTICE_HOME"] = str(settings.home.root)
     if settings.source != "defaults":
         variables["APPRENTICE_CONFIG"] = str(Path(settings.source).absolute())
     return variables
 
 
-def main(job_id: str, environment: Mapping[str, str]) -> int:
-    """Runs one queued job to its end. Returns the exit status."""
-    settings = load_settings(environment)
+def _hand(process: subprocess.Popen[bytes], line: bytes) -> None:
+    """Writes the line that a child starts from; one that is dead already is found dead later."""
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(line)
+        process.stdin.close()
+
+
+def main(job_id: str, source: BinaryIO) -> int:
+    """Runs one queued job to its end, with the settings that `source` holds. Returns the exit
+    status."""
+    keep_memory_private()
+    settings, _ = taken_over(source.readline())
     workspace = Workspace.open(settings)
     lock = _lock(settings.home, job_id)
     job = workspace.state.job(job_id)
@@ -127,12 +157,13 @@ def _run(workspace: Workspace, job: Job) -> int:
     state.update_job(job.id, state="running", now_us=now_us())
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(
-            [sys.executable, "-m", "apprentice_pipeline.cli", *_arguments(job)],
-            stdin=subprocess.DEVNULL,
+            [sys.executable, "-m", "apprentice_pipeline.cli.handed", *_arguments(job)],
+            stdin=subprocess.PIPE,
             stdout=said,
             stderr=subprocess.PIPE,
-            env=environment(workspace.settings),
+            env=_shown(workspace.settings),
         )
+        _hand(process, orjson.dumps(environment(workspace.settings)) + b"\n")
         assert process.stderr is not None
         for line in process.stderr:
             text = line.decode("utf-8", "replace")
@@ -189,4 +220,4 @@ def _lock(home: Home, job_id: str) -> int | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], os.environ))
+    sys.exit(main(sys.argv[1], sys.stdin.buffer))

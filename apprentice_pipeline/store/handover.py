@@ -29,6 +29,19 @@ def handed_over(settings: Settings, **more: Any) -> bytes:
     return orjson.dumps(document) + b"\n"
 
 
+def shown(settings: Settings) -> dict[str, str]:
+    """The environment to start a child with: that of these settings without its secrets, which go
+    through the pipe."""
+    remote = settings.config.remote
+    secrets = {"APPRENTICE_MASTER_KEY", "APPRENTICE_SIGNING_SECRET", remote.api_key_env}
+    secrets |= {each.api_key_env for each in remote.additional_providers}
+    return {
+        name: value
+        for name, value in settings.environment.items()
+        if name not in secrets and not name.endswith("_API_KEY")
+    }
+
+
 def taken_over(line: bytes) -> tuple[Settings, dict[str, Any]]:
     """The settings of such a line, and what came besides."""
     document = orjson.loads(line)
