@@ -368,6 +368,29 @@ def test_a_master_key_that_is_not_32_bytes_in_base64_is_refused_without_being_sh
     assert "openssl rand" in refusal.value.remedy
 
 
+def test_faults_of_the_environment_come_with_those_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "apprentice.yaml"
+    file.write_text("verify:\n  k: 0\nsampling: {window_size: true}\n")
+    with pytest.raises(ConfigError) as refusal:
+        load_settings({"APPRENTICE_MASTER_KEY": "short"}, path=file)
+    assert [fault.split(":")[0] for fault in refusal.value.faults] == [
+        "line 2",
+        "line 3",
+        "APPRENTICE_MASTER_KEY must be 32 bytes in base64",
+    ]
+    assert f"{file} and environment: 3 faults" in refusal.value.message
+    assert "correct the lines" in refusal.value.remedy
+    assert "openssl rand" in refusal.value.remedy
+
+
+def test_a_wrong_environment_and_an_absent_file_are_reported_together(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        load_settings({"APPRENTICE_MASTER_KEY": "short"}, path=tmp_path / "absent.yaml")
+    assert len(refusal.value.faults) == 2
+    assert "apprentice init" in refusal.value.remedy
+    assert "openssl rand" in refusal.value.remedy
+
+
 def test_the_effective_configuration_is_plain_json_that_loads_again() -> None:
     import json
 
