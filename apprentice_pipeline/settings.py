@@ -106,7 +106,8 @@ class Settings:
 def load_settings(environment: Mapping[str, str], path: str | Path | None = None) -> Settings:
     """Settings from an environment mapping; `path` overrides `APPRENTICE_CONFIG`.
 
-    An absent default file means defaults; a file that was named must exist.
+    An absent default file means defaults; a file that was named must exist. `local.model_dir` is
+    taken from the file's folder, wherever the process runs.
     Raises: ConfigError with every fault of the file and of the environment.
     """
     named = path or environment.get("APPRENTICE_CONFIG")
@@ -118,7 +119,7 @@ def load_settings(environment: Mapping[str, str], path: str | Path | None = None
         raise _together(refusals)
     secret = environment.get("APPRENTICE_SIGNING_SECRET", "")
     return Settings(
-        config=config,
+        config=_placed(config, file.absolute().parent),
         home=Home(Path(environment.get("APPRENTICE_HOME") or "./.apprentice").absolute()),
         master_key=master_key,
         signing_secret=secret.encode() or None,
@@ -137,6 +138,13 @@ def _config_in(file: Path, *, named: bool) -> Config:
         source=str(file),
         remedy="write one with `apprentice init`, or unset APPRENTICE_CONFIG for the defaults",
     )
+
+
+def _placed(config: Config, folder: Path) -> Config:
+    """The configuration with its folders of models absolute, taken from `folder`."""
+    models = folder / Path(config.local.model_dir).expanduser()
+    local = config.local.model_copy(update={"model_dir": str(models)})
+    return config.model_copy(update={"local": local})
 
 
 def _or_refusal(refusals: list[ConfigError], read: Callable[[], T]) -> T | None:
