@@ -360,7 +360,10 @@ class Distill(Section):
 
 
 class KScoreGate(Section):
-    """The gate a challenger must pass."""
+    """The gate a challenger must pass.
+
+    `include_text` puts the holdout's requests and answers, readable, into `evals.json`.
+    """
 
     gate: Share = 0.85
     min_fidelity: Share = 0.70
@@ -368,6 +371,7 @@ class KScoreGate(Section):
     non_inferiority_margin: Share = 0.03
     target_latency_ms: PositiveFloat | None = None
     bootstrap: PositiveInt = Field(default=1_000, le=MOST_BOOTSTRAP)
+    include_text: Bool = False
 
 
 class Serving(Section):

@@ -52,10 +52,12 @@ class ApprenticeError(Exception):
 
 
 class ConfigError(ApprenticeError):
-    """`apprentice.yaml` or the environment is wrong; `faults` lists every fault found."""
+    """`apprentice.yaml` or the environment is wrong; `faults` lists every fault found, `source`
+    says in what."""
 
     def __init__(self, faults: list[str], *, source: str, remedy: str = "") -> None:
         self.faults = tuple(faults)
+        self.source = source
         listing = "\n".join(f"  {fault}" for fault in faults)
         plural = "fault" if len(faults) == 1 else "faults"
         super().__init__(

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from apprentice_pipeline.config import Config
 from apprentice_pipeline.config_file import read_config
 from apprentice_pipeline.errors import ConfigError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,29 +106,63 @@ class Settings:
 def load_settings(environment: Mapping[str, str], path: str | Path | None = None) -> Settings:
     """Settings from an environment mapping; `path` overrides `APPRENTICE_CONFIG`.
 
-    An absent default file means defaults; a file that was named must exist.
+    An absent default file means defaults; a file that was named must exist. `local.model_dir` is
+    taken from the file's folder, wherever the process runs.
     Raises: ConfigError with every fault of the file and of the environment.
     """
     named = path or environment.get("APPRENTICE_CONFIG")
     file = Path(named or "./apprentice.yaml")
-    if file.is_file():
-        config = read_config(file)
-    elif named:
-        raise ConfigError(
-            ["the file does not exist"],
-            source=str(file),
-            remedy="write one with `apprentice init`, or unset APPRENTICE_CONFIG for the defaults",
-        )
-    else:
-        config = Config()
+    refusals: list[ConfigError] = []
+    config = _or_refusal(refusals, lambda: _config_in(file, named=bool(named)))
+    master_key = _or_refusal(refusals, lambda: master_key_of(environment, "APPRENTICE_MASTER_KEY"))
+    if refusals or config is None:
+        raise _together(refusals)
     secret = environment.get("APPRENTICE_SIGNING_SECRET", "")
     return Settings(
-        config=config,
+        config=_placed(config, file.absolute().parent),
         home=Home(Path(environment.get("APPRENTICE_HOME") or "./.apprentice").absolute()),
-        master_key=master_key_of(environment, "APPRENTICE_MASTER_KEY"),
+        master_key=master_key,
         signing_secret=secret.encode() or None,
         environment=dict(environment),
         source=str(file) if file.is_file() else "defaults",
+    )
+
+
+def _config_in(file: Path, *, named: bool) -> Config:
+    if file.is_file():
+        return read_config(file)
+    if not named:
+        return Config()
+    raise ConfigError(
+        ["the file does not exist"],
+        source=str(file),
+        remedy="write one with `apprentice init`, or unset APPRENTICE_CONFIG for the defaults",
+    )
+
+
+def _placed(config: Config, folder: Path) -> Config:
+    """The configuration with its folders of models absolute, taken from `folder`."""
+    models = folder / Path(config.local.model_dir).expanduser()
+    local = config.local.model_copy(update={"model_dir": str(models)})
+    return config.model_copy(update={"local": local})
+
+
+def _or_refusal(refusals: list[ConfigError], read: Callable[[], T]) -> T | None:
+    try:
+        return read()
+    except ConfigError as refusal:
+        refusals.append(refusal)
+        return None
+
+
+def _together(refusals: list[ConfigError]) -> ConfigError:
+    """One refusal that holds every fault and every remedy."""
+    if len(refusals) == 1:
+        return refusals[0]
+    return ConfigError(
+        [fault for refusal in refusals for fault in refusal.faults],
+        source=" and ".join(refusal.source for refusal in refusals),
+        remedy="; ".join(refusal.remedy for refusal in refusals),
     )
 
 

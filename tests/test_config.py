@@ -368,6 +368,50 @@ def test_a_master_key_that_is_not_32_bytes_in_base64_is_refused_without_being_sh
     assert "openssl rand" in refusal.value.remedy
 
 
+def test_the_folder_of_models_is_taken_from_the_file_s_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "project").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    file = tmp_path / "project" / "apprentice.yaml"
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    placed = {
+        "./models/": tmp_path / "project" / "models",
+        "../shared": tmp_path / "shared",
+        str(tmp_path / "absolute"): tmp_path / "absolute",
+        "~/models": Path.home() / "models",
+    }
+    for given, folder in placed.items():
+        file.write_text(f"local: {{model_dir: {given}}}")
+        found = Path(load_settings({}, path="../project/apprentice.yaml").config.local.model_dir)
+        assert found.is_absolute()
+        assert found.resolve() == folder.resolve()
+    assert load_settings({}).config.local.model_dir == str(tmp_path / "elsewhere" / "models")
+
+
+def test_faults_of_the_environment_come_with_those_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "apprentice.yaml"
+    file.write_text("verify:\n  k: 0\nsampling: {window_size: true}\n")
+    with pytest.raises(ConfigError) as refusal:
+        load_settings({"APPRENTICE_MASTER_KEY": "short"}, path=file)
+    assert [fault.split(":")[0] for fault in refusal.value.faults] == [
+        "line 2",
+        "line 3",
+        "APPRENTICE_MASTER_KEY must be 32 bytes in base64",
+    ]
+    assert f"{file} and environment: 3 faults" in refusal.value.message
+    assert "correct the lines" in refusal.value.remedy
+    assert "openssl rand" in refusal.value.remedy
+
+
+def test_a_wrong_environment_and_an_absent_file_are_reported_together(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        load_settings({"APPRENTICE_MASTER_KEY": "short"}, path=tmp_path / "absent.yaml")
+    assert len(refusal.value.faults) == 2
+    assert "apprentice init" in refusal.value.remedy
+    assert "openssl rand" in refusal.value.remedy
+
+
 def test_the_effective_configuration_is_plain_json_that_loads_again() -> None:
     import json
 

@@ -181,9 +181,18 @@ def test_what_cannot_be_trained_is_refused_at_once_with_what_to_give(
     outcome = run_apprentice(home, "distill", "--namespace", "tickets")
     assert outcome.status == 1
     assert "llama3.1:8b is no model that can be trained" in outcome.err
+    assert "an Ollama tag that is no folder" in outcome.err
+    assert "--base-model meta-llama/Llama-3.1-8B-Instruct" in outcome.err
     assert "fine_tune_backend unsloth is not installed" in outcome.err
     assert "--base-model embedded" in outcome.err
     assert "local.fine_tune_backend: huggingface" in outcome.err
+
+
+def test_a_tag_whose_weights_are_not_known_is_refused_without_a_guess() -> None:
+    local = Local(backend="ollama", base_model="mine:7b")
+    with pytest.raises(DistillError, match="an Ollama tag") as refusal:
+        trainer_name(local, None)
+    assert refusal.value.remedy.startswith("give `--base-model embedded`")
 
 
 def test_a_base_given_for_the_run_goes_to_the_built_in_trainer() -> None:

@@ -1,7 +1,8 @@
 """`evals.json`: what was measured, in enough detail to compute K again.
 
 Belongs here: the document and the recomputation. Does not: the K-score itself (`evaluate`).
-Promise: a K that its own rows do not give is refused; rows are named by keyed hashes only.
+Promise: a K that its own rows do not give is refused; rows are named by keyed hashes only, and
+hold their text only where it was given.
 """
 
 from __future__ import annotations
@@ -24,17 +25,33 @@ _KEYS = {"format", "inputs", "rows", "score"}
 _COMPARED = ("k", "low", "high", "fidelity", "fidelity_low", "fidelity_high", "n", "k_score_v1")
 _BOUNDS = {"score": 1, "confidence": 1, "weight": 1e6, "latency_us": 1e12}
 _MAX_DRAWS = 1_000_000_000
+_TEXT = "text"
 _ROW_HASH = re.compile(r"[0-9a-f]{32,64}")
 
 
-def evals_document(rows: Sequence[EvalRow], inputs: ScoreInputs, score: KScore) -> dict[str, Any]:
-    """The document of a measured holdout."""
+def evals_document(
+    rows: Sequence[EvalRow],
+    inputs: ScoreInputs,
+    score: KScore,
+    texts: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """The document of a measured holdout; `texts` are `row_text`s by row hash."""
+    texts = texts or {}
     return {
         "format": FORMAT,
         "inputs": inputs.to_dict(),
-        "rows": [row.to_dict() for row in rows],
+        "rows": [
+            row.to_dict() | ({_TEXT: texts[row.row_hash]} if row.row_hash in texts else {})
+            for row in rows
+        ],
         "score": score.to_dict(),
     }
+
+
+def row_text(messages: Sequence[Mapping[str, Any]], completion: str) -> dict[str, Any]:
+    """The text of one row: what was asked, and the teacher's answer."""
+    asked = [{"role": each["role"], "content": each["content"]} for each in messages]
+    return {"input": asked, "output": completion}
 
 
 def read_evals(data: bytes) -> dict[str, Any]:
@@ -47,7 +64,14 @@ def read_evals(data: bytes) -> dict[str, Any]:
         raise ArtifactError(f"{EVALS}: rows is not a list of rows")
     _check_hashes([row.get("row_hash") for row in rows])
     _check_values(rows, document["inputs"])
+    if not all(_is_text(row[_TEXT]) for row in rows if _TEXT in row):
+        raise ArtifactError(f"{EVALS}: a row's text is not messages and an answer")
     return document
+
+
+def holds_text(document: Mapping[str, Any]) -> bool:
+    """Whether any row can be read."""
+    return any(_TEXT in row for row in document["rows"])
 
 
 def recompute(document: Mapping[str, Any], shipped_bytes: int) -> KScore:
@@ -59,7 +83,7 @@ def recompute(document: Mapping[str, Any], shipped_bytes: int) -> KScore:
     from apprentice_pipeline.evaluate.kscore import EvalRow, ScoreInputs, k_score
 
     try:
-        rows = [EvalRow.from_dict(row) for row in document["rows"]]
+        rows = [EvalRow.from_dict(_measured(row)) for row in document["rows"]]
         inputs = ScoreInputs.from_dict(document["inputs"])
         score = k_score(rows, inputs)
     except ApprenticeError as error:
@@ -75,6 +99,22 @@ def recompute(document: Mapping[str, Any], shipped_bytes: int) -> KScore:
         )
     _check_claim(document["score"], score.to_dict())
     return score
+
+
+def _measured(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != _TEXT}
+
+
+def _is_text(text: Any) -> bool:
+    if not isinstance(text, dict) or set(text) != {"input", "output"}:
+        return False
+    asked = text["input"]
+    return (
+        isinstance(text["output"], str)
+        and isinstance(asked, list)
+        and all(isinstance(each, dict) and set(each) == {"role", "content"} for each in asked)
+        and all(isinstance(part, str) for each in asked for part in each.values())
+    )
 
 
 def _check_hashes(hashes: list[Any]) -> None:

@@ -3,7 +3,7 @@
 Belongs here: the names that other floors use. Does not: any code; see `packing` and `reading`.
 """
 
-from apprentice_pipeline.artifact.evals import evals_document
+from apprentice_pipeline.artifact.evals import evals_document, row_text
 from apprentice_pipeline.artifact.manifest import BaseIdentity, Manifest
 from apprentice_pipeline.artifact.model_card import CardFacts
 from apprentice_pipeline.artifact.packing import (
@@ -46,6 +46,7 @@ __all__ = [
     "read_adapter",
     "read_tokenizer",
     "report",
+    "row_text",
     "trusted_key",
     "unpack",
     "verify_kolm",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from apprentice_pipeline.artifact.adapter_config import check_adapter_config
 from apprentice_pipeline.artifact.archive import read_archive
 from apprentice_pipeline.artifact.canonical import read_canonical, sha256_hex
-from apprentice_pipeline.artifact.evals import read_evals, recompute
+from apprentice_pipeline.artifact.evals import holds_text, read_evals, recompute
 from apprentice_pipeline.artifact.manifest import Manifest, check_digests, read_manifest
 from apprentice_pipeline.artifact.members import (
     ADAPTER_CONFIG,
@@ -142,6 +142,7 @@ def inspect(source: Path | str | bytes) -> dict[str, Any]:
         "receipt": receipt,
         "score": evals["score"],
         "rows": len(evals["rows"]),
+        "rows_hold_text": holds_text(evals),
         "model_card": opened.members[CARD].decode("utf-8", "replace"),
     }
 

@@ -26,6 +26,17 @@ _IDENTITY = (
     "merges.txt", "*.model", "*.jinja",
 )  # fmt: skip
 _DEFAULT_CONTEXT = 2048
+_OLLAMA = {
+    "llama3.1": "meta-llama/Llama-3.1-8B-Instruct",
+    "llama3.1:8b": "meta-llama/Llama-3.1-8B-Instruct",
+    "llama3.2": "meta-llama/Llama-3.2-3B-Instruct",
+    "llama3.2:1b": "meta-llama/Llama-3.2-1B-Instruct",
+    "llama3.2:3b": "meta-llama/Llama-3.2-3B-Instruct",
+    "qwen3:0.6b": "Qwen/Qwen3-0.6B",
+    "qwen3:1.7b": "Qwen/Qwen3-1.7B",
+    "smollm2:135m": "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "smollm2:360m": "HuggingFaceTB/SmolLM2-360M-Instruct",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +95,11 @@ def can_name_a_base(name: str, model_dir: str | Path | None = None) -> bool:
     """Whether a name could be resolved: nothing is fetched, no file is read."""
     here = name == EMBEDDED or Path(name).expanduser().is_dir()
     return here or _kept(name, model_dir) is not None or bool(_HUB_ID.fullmatch(name))
+
+
+def behind_ollama(tag: str) -> str | None:
+    """The Hugging Face id of the weights that Ollama serves under `tag`, where it is known."""
+    return _OLLAMA.get(tag.lower())
 
 
 def _kept(name: str, model_dir: str | Path | None) -> Path | None:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 
 from apprentice_pipeline.config import Distill, Local
-from apprentice_pipeline.distill.base_model import can_name_a_base, resolve_base
+from apprentice_pipeline.distill.base_model import behind_ollama, can_name_a_base, resolve_base
 from apprentice_pipeline.distill.trainers import BUILT_IN, is_there, trainer_of
 from apprentice_pipeline.distill.training import LoraSettings, TrainingRow
 from apprentice_pipeline.errors import DistillError
@@ -94,9 +94,10 @@ def trainer_name(local: Local, base_model: str | None) -> str:
     name = base_model or local.base_model
     missing = []
     if not can_name_a_base(name, local.model_dir):
+        kind = "an Ollama tag" if local.backend == "ollama" else "a name"
         missing.append(
-            f"base {name} is no model that can be trained (no folder, none in "
-            f"{local.model_dir}, no Hugging Face id)"
+            f"base {name} is no model that can be trained: {kind} that is no folder, none in "
+            f"{local.model_dir}, and no Hugging Face id"
         )
     installed = is_there(local.fine_tune_backend)
     if not installed and base_model is None:
@@ -104,12 +105,18 @@ def trainer_name(local: Local, base_model: str | None) -> str:
     if missing:
         raise DistillError(
             f"nothing was trained: {'; '.join(missing)}",
-            remedy="give `--base-model embedded` (or a Hugging Face id, or a folder), or set "
+            remedy=f"give {_bases_to_give(name)}, or set "
             "local.base_model: embedded and local.fine_tune_backend: huggingface in "
             "apprentice.yaml; a package may register another trainer under the entry point "
             "apprentice_pipeline.trainers",
         )
     return local.fine_tune_backend if installed else BUILT_IN
+
+
+def _bases_to_give(name: str) -> str:
+    known = behind_ollama(name)
+    same = f"`--base-model {known}` (what Ollama serves as {name}) or " if known else ""
+    return f"{same}`--base-model embedded` (or another Hugging Face id, or a folder)"
 
 
 def lora_settings(distill: Distill, rows: int) -> LoraSettings:

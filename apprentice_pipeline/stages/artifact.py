@@ -15,6 +15,7 @@ from apprentice_pipeline.artifact.kolm import (
     pack,
     read_adapter,
     read_tokenizer,
+    row_text,
     trusted_key,
     verify_kolm,
     write_kolm,
@@ -75,7 +76,7 @@ def pack_and_sign(workspace: Workspace, tenant: str, namespace: str) -> SignedAr
         adapter=read_adapter(Path(trained.folder)),
         tokenizer=read_tokenizer(Path(trained.base_path)),
         links=_links(workspace, frozen, trained, scored, corpus),
-        evals=_evals(scored),
+        evals=_evals(workspace, scored, corpus),
         card=_card(workspace, namespace, frozen, corpus),
         facts=serving_facts(workspace, tenant, trained, scored, corpus).to_plain(),
     )
@@ -148,11 +149,14 @@ def _description(workspace: Workspace, namespace: str) -> str:
     return (task.description if task else "") or namespace
 
 
-def _evals(scored: ScoredAdapter) -> dict[str, Any]:
+def _evals(workspace: Workspace, scored: ScoredAdapter, corpus: Corpus) -> dict[str, Any]:
+    """What was measured; with the text of the rows that still exist, where that is configured."""
+    shown = corpus.holdout if workspace.config.kscore.include_text else ()
     return evals_document(
         [EvalRow.from_dict(row) for row in scored.rows],
         ScoreInputs.from_dict(scored.inputs),
         KScore.from_dict(scored.score),
+        {row.row_hash: row_text(row.messages, row.completion) for row in shown},
     )
 
 

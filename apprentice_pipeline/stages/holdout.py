@@ -106,8 +106,9 @@ def _divided(
 def reload(workspace: Workspace, tenant: str, namespace: str, frozen: FrozenCorpus) -> Rebuilt:
     """The frozen corpus again, opened in memory from the lake by the ids of its manifest.
 
-    Raises: CorpusError when the manifest is missing or is not the frozen one.
+    Raises: ConsentWithheld; CorpusError when the manifest is missing or is not the frozen one.
     """
+    require_consent(workspace.config, namespace)
     manifest = _read_manifest(workspace, tenant, namespace, frozen.root, Path(frozen.path))
     found = pairs(workspace, tenant, namespace, ids=list(manifest.pair_ids))
     return rebuild_corpus(manifest, found, row_key=row_key(workspace, tenant, namespace))

@@ -327,6 +327,23 @@ CONTENT: dict[str, tuple[Callable[[Members], Members], str]] = {
         evals(first_row(row_hash="my card is lost")),
         "not named by a keyed hash",
     ),
+    "evals-text-no-mapping": (evals(first_row(text="lost")), "a row's text is not messages and"),
+    "evals-text-without-answer": (
+        evals(first_row(text={"input": []})),
+        "a row's text is not messages and",
+    ),
+    "evals-text-more-than-text": (
+        evals(first_row(text={"input": [], "output": "", "code": "x"})),
+        "a row's text is not messages and",
+    ),
+    "evals-text-no-messages": (
+        evals(first_row(text={"input": [{"role": "user"}], "output": ""})),
+        "a row's text is not messages and",
+    ),
+    "evals-text-other-content": (
+        evals(first_row(text={"input": [{"role": "user", "content": [1]}], "output": ""})),
+        "a row's text is not messages and",
+    ),
     "evals-better-k": (
         evals(lambda document: document["score"].update(k=0.99)),
         "k is claimed as 0.99, its rows give",
@@ -345,7 +362,7 @@ CONTENT: dict[str, tuple[Callable[[Members], Members], str]] = {
         evals(lambda document: document["inputs"].update(bootstrap=10**9)),
         "bootstrap",
     ),
-    "evals-row-with-more": (evals(first_row(text="x")), "not what K is computed from"),
+    "evals-row-with-more": (evals(first_row(note="x")), "not what K is computed from"),
     "evals-smaller-size": (
         evals(lambda document: document["inputs"].update(size_bytes=1)),
         "claims a size of 1 bytes",

@@ -13,7 +13,16 @@ from apprentice_pipeline.corpus.rows import CorpusRow
 from apprentice_pipeline.errors import ConsentWithheld
 from apprentice_pipeline.records import ComparisonRow
 from apprentice_pipeline.routing.champion import control_of
-from apprentice_pipeline.stages import adapter, coaching, export, holdout, readiness, verification
+from apprentice_pipeline.stages import (
+    adapter,
+    artifact,
+    coaching,
+    export,
+    holdout,
+    readiness,
+    score,
+    verification,
+)
 from apprentice_pipeline.stages.results import append_records
 
 SMALL = """\
@@ -66,6 +75,18 @@ def test_without_consent_nothing_is_frozen_trained_or_ready_and_capture_goes_on(
     assert "consent is withheld" in outcome.err
     status = json.loads(run_apprentice(home, "status", "--json").out)
     assert "consent is withheld" in json.dumps(status, ensure_ascii=False)
+
+
+def test_consent_withdrawn_after_training_opens_the_corpus_to_no_later_stage(
+    distilled: Any, fork: Callable[..., Any]
+) -> None:
+    home = fork(distilled)
+    text = home.file.read_text(encoding="utf-8")
+    home.configure(text + "tasks: [{name: tickets, consent: false}]\n")
+    with home.open() as workspace:
+        for refused in (score.evaluate_adapter, artifact.pack_and_sign):
+            with pytest.raises(ConsentWithheld, match="tickets: consent is withheld"):
+                refused(workspace, "default", "tickets")
 
 
 def coach(workspace: Any) -> None:
