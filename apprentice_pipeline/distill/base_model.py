@@ -92,8 +92,8 @@ def resolve_base(name_or_path: str | Path, model_dir: str | Path | None = None) 
 
 
 def can_name_a_base(name: str, model_dir: str | Path | None = None) -> bool:
-    """Whether a name could be resolved: nothing is fetched, no file is read."""
-    here = name == EMBEDDED or Path(name).expanduser().is_dir()
+    """Whether a name could be resolved, as a path can: nothing is fetched, no file is read."""
+    here = name == EMBEDDED or name.startswith(_PATH_STARTS) or Path(name).is_dir()
     return here or _kept(name, model_dir) is not None or bool(_HUB_ID.fullmatch(name))
 
 

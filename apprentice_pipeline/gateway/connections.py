@@ -26,6 +26,9 @@ HIGH_WATER: Final = 1 << 18
 LOOK_S: Final = 1.0
 IDLE_S: Final = 15.0
 
+_TURNS: Final = 3
+"""Turns of the event loop until a connection that was ended is closed."""
+
 Header = tuple[bytes, bytes]
 Body = bytes | AsyncIterator[bytes]
 
@@ -431,7 +434,8 @@ class Pool:
         self._timer.cancel()
         for connection in list(self._open):
             connection.close()
-        await asyncio.sleep(0)
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
 
     async def _connect(self, origin: Origin) -> Connection:
         tls = self._context() if origin.tls else None

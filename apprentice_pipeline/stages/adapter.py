@@ -9,7 +9,7 @@ from apprentice_pipeline.config import Distill, Local
 from apprentice_pipeline.distill.base_model import behind_ollama, can_name_a_base, resolve_base
 from apprentice_pipeline.distill.trainers import BUILT_IN, is_there, trainer_of
 from apprentice_pipeline.distill.training import LoraSettings, TrainingRow
-from apprentice_pipeline.errors import DistillError
+from apprentice_pipeline.errors import BaseModelMissing, DistillError
 from apprentice_pipeline.records import now_us
 from apprentice_pipeline.stages import holdout
 from apprentice_pipeline.stages.coaching import training_weights
@@ -89,7 +89,8 @@ def trainer_name(local: Local, base_model: str | None) -> str:
     """Who trains: `local.fine_tune_backend`. A base given for this run (`base_model`) goes to the
     built-in trainer where the configured one is not installed: it trains any base.
 
-    Raises: DistillError naming all that is missing and what to give.
+    Raises: DistillError (BaseModelMissing where it is the base alone) naming all that is missing
+    and what to give.
     """
     name = base_model or local.base_model
     missing = []
@@ -103,7 +104,8 @@ def trainer_name(local: Local, base_model: str | None) -> str:
     if not installed and base_model is None:
         missing.append(f"local.fine_tune_backend {local.fine_tune_backend} is not installed")
     if missing:
-        raise DistillError(
+        failure = DistillError if len(missing) > 1 or not installed else BaseModelMissing
+        raise failure(
             f"nothing was trained: {'; '.join(missing)}",
             remedy=f"give {_bases_to_give(name)}, or set "
             "local.base_model: embedded and local.fine_tune_backend: huggingface in "

@@ -20,6 +20,7 @@ class SlowKeys:
         self._keys = MemoryDataKeys()
         self.add_wrapped_key = self._keys.add_wrapped_key
         self.delete_wrapped_keys = self._keys.delete_wrapped_keys
+        self.forgotten_version = self._keys.forgotten_version
         self.answers = threading.Event()
         self.answers.set()
 
