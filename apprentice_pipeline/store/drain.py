@@ -157,11 +157,11 @@ def _drain_locked(
 ) -> tuple[DrainReport, bool]:
     """The report, and whether the spool is gone. `orphaned`: its worker is dead."""
     try:
-        file = SpoolFile.open(path)
+        file = SpoolFile.open(path, durable=False)  # a trim undone is a trim done again
         try:
             report = transfer(file).run(max_rows)
             empty = orphaned and file.is_empty()
-            if not empty:
+            if not empty and file.log_is_due(idle=not report.rows):
                 file.checkpoint()
         finally:
             file.close()

@@ -28,6 +28,8 @@ from apprentice_pipeline.store.sealing import SealedRow
 
 BUSY_TIMEOUT_S: Final = 10.0
 MAX_READ_BYTES: Final = 64 * 1024 * 1024
+_LONG_LOG: Final = 32 * 1024 * 1024
+_SMALL_DISK: Final = 1024 * 1024 * 1024
 _CHECKPOINT_PAGES: Final = 16_384
 """Pages of write-ahead log at which a commit itself would move them into the file: 64 MB, which a
 drain keeps it from ever reaching (`checkpoint`)."""
@@ -122,9 +124,11 @@ class SpoolFile:
         self._connection = connection
 
     @classmethod
-    def open(cls, path: Path, *, create: bool = False) -> SpoolFile:
+    def open(cls, path: Path, *, create: bool = False, durable: bool = True) -> SpoolFile:
         """Opens the file; makes it with `create`.
 
+        What is written through a file that is not `durable` may be undone by a crash of the
+        machine: for what would then only be done again.
         Raises: StorageFull, SpoolDamaged, StoreError.
         """
         flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
@@ -135,7 +139,7 @@ class SpoolFile:
             )
             try:
                 connection.execute("PRAGMA journal_mode=WAL")
-                connection.execute("PRAGMA synchronous=FULL")
+                connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
                 connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
                 connection.executescript(_SCHEMA)
             except BaseException:
@@ -236,6 +240,16 @@ class SpoolFile:
             self._connection.execute("VACUUM")
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         return gone
+
+    def log_is_due(self, *, idle: bool) -> bool:
+        """Whether to `checkpoint` now: the log is long, room is short, or nobody waits."""
+        try:
+            size = os.stat(f"{self.path}-wal").st_size
+            disk = os.statvfs(self.path)
+        except OSError:
+            return False
+        tight = disk.f_bavail * disk.f_frsize < _SMALL_DISK
+        return size > _LONG_LOG or (size > 0 and (idle or tight))
 
     def checkpoint(self) -> None:
         """Moves the write-ahead log into the file, most of it beside a writer that goes on.
