@@ -1,7 +1,7 @@
 """Connections to providers: HTTP/1.1, kept open, as few steps a call as can be.
 
-Belongs here: writing a request, following its response, keeping connections for the next one. Does
-not: addresses, what a failure means (`upstream`), what is in a message.
+Belongs here: writing a request, parsing what comes, keeping connections for the next call. Does
+not: addresses, what a failure means (`upstream`), who reads a response (`response`).
 Promises: bytes of a body are given on as they arrive and never changed; what is not read holds the
 provider up, and memory is bounded; a response that ends before its framing says so is an error; a
 request is sent once. A general client does far more for each call, and costs two to three times
@@ -20,25 +20,16 @@ from typing import Final, cast
 
 import httptools
 
+from apprentice_pipeline.gateway.response import HIGH_WATER, Broken, Header, Response, Silent
+
 MOST_HEAD_BYTES: Final = 1 << 18
-HIGH_WATER: Final = 1 << 18
-"""Bytes of a body that wait to be read; more stops the provider."""
 LOOK_S: Final = 1.0
 IDLE_S: Final = 15.0
 
 _TURNS: Final = 3
 """Turns of the event loop until a connection that was ended is closed."""
 
-Header = tuple[bytes, bytes]
 Body = bytes | AsyncIterator[bytes]
-
-
-class Broken(ConnectionError):
-    """The connection ended, or what came over it is not HTTP, before the response was whole."""
-
-
-class Silent(TimeoutError):
-    """The provider sent nothing for too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,92 +39,6 @@ class Origin:
     host: str
     port: int
     tls: bool
-
-
-class Response:
-    """One response: its head, and its body as it arrives."""
-
-    __slots__ = (
-        "_connection",
-        "_error",
-        "_parts",
-        "_size",
-        "_waiter",
-        "content_encoding",
-        "content_length",
-        "content_type",
-        "is_whole",
-        "raw_headers",
-        "status",
-    )
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._error: Exception | None = None
-        self._parts: list[bytes] = []
-        self._size = 0
-        self._waiter: asyncio.Future[None] | None = None
-        self.status = 0
-        self.raw_headers: list[Header] = []
-        self.content_type = ""
-        """The media type in lower case, without parameters."""
-        self.content_encoding = ""
-        self.content_length: int | None = None
-        self.is_whole = False
-        """Whether the end has come; some of the body may wait to be read."""
-
-    async def read_some(self) -> bytes:
-        """What has come and was not read, as soon as there is any; b"" at the end.
-
-        Raises: Broken, Silent when the end does not come.
-        """
-        while not self._parts:
-            if self.is_whole:
-                return b""
-            if self._error is not None:
-                raise self._error
-            self._waiter = self._connection.loop.create_future()
-            await self._waiter
-        data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        self._parts.clear()
-        self._size = 0
-        self._connection.resume()
-        return data
-
-    async def read(self) -> bytes:
-        """The whole body, or what is left of it. Raises: Broken, Silent."""
-        parts = []
-        while part := await self.read_some():
-            parts.append(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def done(self) -> None:
-        """Lets go of the connection: for the next call where this one has come to its end."""
-        self._connection.let_go()
-
-    def note_header(self, name: bytes, value: bytes) -> None:
-        """Takes a header in."""
-        self.raw_headers.append((name, value))
-        length = len(name)
-        if length == 12 and name.lower() == b"content-type":
-            self.content_type = value.partition(b";")[0].strip().lower().decode("latin-1")
-        elif length == 14 and name.lower() == b"content-length" and value.isdigit():
-            self.content_length = int(value)
-        elif length == 16 and name.lower() == b"content-encoding":
-            self.content_encoding = value.decode("latin-1")
-
-    def add(self, data: bytes) -> bool:
-        """Takes a piece of the body in; whether as much waits as may."""
-        self._parts.append(data)
-        self._size += len(data)
-        return self._size > HIGH_WATER
-
-    def wake(self, error: Exception | None = None) -> None:
-        """Something has changed."""
-        self._error = self._error or error
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
 
 
 class Connection(asyncio.Protocol):

@@ -10,11 +10,11 @@ import contextlib
 import time
 
 from apprentice_pipeline.gateway import replies
-from apprentice_pipeline.gateway.connections import Response
 from apprentice_pipeline.gateway.headers import response_headers
 from apprentice_pipeline.gateway.local import LocalAnswers
 from apprentice_pipeline.gateway.passage import Passage
 from apprentice_pipeline.gateway.recording import Call, Recorder
+from apprentice_pipeline.gateway.response import Response
 from apprentice_pipeline.gateway.tally import Tally
 from apprentice_pipeline.gateway.tee import EventTee, WholeTee
 

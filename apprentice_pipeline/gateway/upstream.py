@@ -13,16 +13,8 @@ from urllib.parse import unquote, urlsplit
 
 from apprentice_pipeline.config import Endpoints, Gateway
 from apprentice_pipeline.errors import RemoteError
-from apprentice_pipeline.gateway.connections import (
-    Body,
-    Broken,
-    Header,
-    Origin,
-    Pool,
-    Response,
-    Silent,
-    request_head,
-)
+from apprentice_pipeline.gateway.connections import Body, Origin, Pool, request_head
+from apprentice_pipeline.gateway.response import Broken, Header, Response, Silent
 
 CONNECT_S = 10.0
 _SAFE_TWICE = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})

@@ -9,15 +9,8 @@ from typing import Any
 
 import pytest
 
-from apprentice_pipeline.gateway.connections import (
-    HIGH_WATER,
-    Broken,
-    Origin,
-    Pool,
-    Response,
-    Silent,
-    request_head,
-)
+from apprentice_pipeline.gateway.connections import Origin, Pool, request_head
+from apprentice_pipeline.gateway.response import HIGH_WATER, Broken, Response, Silent
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter, int], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"

@@ -77,7 +77,7 @@ def test_redacting_twice_changes_nothing_more(text: str) -> None:
 @pytest.mark.parametrize("name", sorted(KNOWN))
 def test_no_pattern_takes_long_over_hostile_text(name: str) -> None:
     for text in ("1" * 50_000, "a" * 50_000 + "@", "1 -" * 20_000, "a." * 30_000, "AA11 " * 9_000):
-        re.compile(KNOWN[name]).sub("", text)
+        assert len(re.compile(KNOWN[name]).sub("", text)) <= len(text)
 
 
 def test_the_configuration_knows_the_same_names() -> None:
