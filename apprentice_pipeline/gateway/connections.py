@@ -4,8 +4,8 @@ Belongs here: writing a request, parsing what comes, keeping connections for the
 not: addresses, what a failure means (`upstream`), who reads a response (`response`).
 Promises: bytes of a body are given on as they arrive and never changed; what is not read holds the
 provider up, and memory is bounded; a response that ends before its framing says so is an error; a
-request is sent once. A general client does far more for each call, and costs two to three times
-as much of a worker's time (`docs/LOG.md`).
+request is sent once. A general client does far more for each call, which is time that a worker's
+event loop has not (`docs/LOG.md`).
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from apprentice_pipeline.records import now_us
 from apprentice_pipeline.serving.opening import open_supervisor
 from apprentice_pipeline.settings import Settings
 from apprentice_pipeline.store.drain import drain
-from apprentice_pipeline.store.handover import handed_over
+from apprentice_pipeline.store.handover import handed_over, shown
 from apprentice_pipeline.store.secrecy import keep_memory_private
 from apprentice_pipeline.store.workspace import Workspace
 
@@ -188,7 +188,7 @@ class _Supervisor:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             pass_fds=[descriptor],
-            env=_worker_environment(self._workspace.settings, self._metrics),
+            env=shown(self._workspace.settings, os.environ) | {FOLDER_VARIABLE: str(self._metrics)},
             process_group=0,  # of this session: what is nice here is nice to it
         )
         assert process.stdin is not None
@@ -262,19 +262,6 @@ class _Supervisor:
     def _alert(self, kind: str, message: str) -> None:
         with contextlib.suppress(ApprenticeError):
             self._workspace.state.add_alert("", "", f"gateway_{kind}", message, now_us=now_us())
-
-
-def _worker_environment(settings: Settings, metrics: Path) -> dict[str, str]:
-    """Ours without its secrets: they go through the pipe, and nobody can read them there."""
-    remote = settings.config.remote
-    secrets = {"APPRENTICE_MASTER_KEY", "APPRENTICE_SIGNING_SECRET", remote.api_key_env}
-    secrets |= {each.api_key_env for each in remote.additional_providers}
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in secrets and not name.endswith("_API_KEY")
-    }
-    return {**kept, FOLDER_VARIABLE: str(metrics)}
 
 
 def _refuse_open_house(workspace: Workspace, host: str) -> None:

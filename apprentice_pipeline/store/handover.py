@@ -6,6 +6,7 @@ there only: not in arguments, not in the environment, not on disk.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +30,16 @@ def handed_over(settings: Settings, **more: Any) -> bytes:
     return orjson.dumps(document) + b"\n"
 
 
-def shown(settings: Settings) -> dict[str, str]:
-    """The environment to start a child with: that of these settings without its secrets, which go
-    through the pipe."""
+def shown(settings: Settings, environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment to start a child with: `environment`, else that of these settings, without
+    its secrets, which go through the pipe, where nobody can read them."""
+    given = settings.environment if environment is None else environment
     remote = settings.config.remote
     secrets = {"APPRENTICE_MASTER_KEY", "APPRENTICE_SIGNING_SECRET", remote.api_key_env}
     secrets |= {each.api_key_env for each in remote.additional_providers}
     return {
         name: value
-        for name, value in settings.environment.items()
+        for name, value in given.items()
         if name not in secrets and not name.endswith("_API_KEY")
     }
 
