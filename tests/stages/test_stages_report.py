@@ -153,11 +153,11 @@ def test_a_quarantined_pair_is_no_training_pair_and_the_newest_verdict_counts(
 def test_a_task_s_own_threshold_binds(home: Any, captured: Callable[..., Any]) -> None:
     home.configure(
         "tasks: [{name: tickets, confidence_thresholds: {phase1_to_phase2: 20}}]\n"
-        "distill: {holdout_fraction: 0.2}\nkscore: {min_holdout: 5}\nverify: {fraction: 0}"
+        "distill: {holdout_fraction: 0.5}\nkscore: {min_holdout: 5}\nverify: {fraction: 0}"
     )
     with home.open() as workspace:
-        captured(workspace, 30)
-        captured(workspace, 30, namespace="others")
+        captured(workspace, 100)
+        captured(workspace, 100, namespace="others")
         verify_all(workspace)
         verify_all(workspace, "others")
         declared, other = (
