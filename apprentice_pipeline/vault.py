@@ -19,7 +19,7 @@ import os
 import secrets
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import zstandard
@@ -138,12 +138,22 @@ class Vault:
         self, plaintext: bytes, *, tenant: str, namespace: str, pair_id: str, field: str
     ) -> bytes:
         """`plaintext` sealed for exactly this tenant, namespace, pair and field."""
+        fields = {field: plaintext}
+        return self.seal_row(fields, tenant=tenant, namespace=namespace, pair_id=pair_id)[field]
+
+    def seal_row(
+        self, fields: Mapping[str, bytes], *, tenant: str, namespace: str, pair_id: str
+    ) -> dict[str, bytes]:
+        """`seal` for several fields of one row, whose key is derived once."""
         version, key = self._current(tenant)
         header = _HEADER.pack(SEAL_VERSION, version)
-        nonce = os.urandom(_NONCE)
-        context = _context(tenant, namespace, pair_id, field, version)
-        body = _zstd().compressor.compress(plaintext)
-        return header + nonce + AESGCM(_row_key(key, pair_id)).encrypt(nonce, body, context)
+        cipher, compress = AESGCM(_row_key(key, pair_id)), _zstd().compressor.compress
+        sealed = {}
+        for field, plaintext in fields.items():
+            nonce = os.urandom(_NONCE)
+            context = _context(tenant, namespace, pair_id, field, version)
+            sealed[field] = header + nonce + cipher.encrypt(nonce, compress(plaintext), context)
+        return sealed
 
     def open(
         self, sealed: bytes, *, tenant: str, namespace: str, pair_id: str, field: str

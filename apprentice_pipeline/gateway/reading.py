@@ -9,7 +9,7 @@ content.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import orjson
@@ -33,8 +33,7 @@ _FORMATS: dict[str, WireFormat] = {name: wire_format(name) for name in PROVIDERS
 _NOT_WHOLE = {CUT: "answers_cut", REFUSED: "answers_refused"}
 
 
-@dataclass(frozen=True, slots=True)
-class Passed:
+class Passed(NamedTuple):
     """One call after it passed, unread: lives in memory only.
 
     `form` says how the response came: as events, as one body, or not to be read at all; `ended`

@@ -9,6 +9,7 @@ Promise: a worker that dies is replaced; when this process dies its workers leav
 from __future__ import annotations
 
 import contextlib
+import gc
 import ipaddress
 import os
 import shutil
@@ -153,6 +154,7 @@ class _Supervisor:
         backend = open_supervisor(self._workspace)
         if backend is not None:
             backend.start()
+        gc.freeze()  # what start-up made lives as long as the process: never look at it again
         try:
             self._watch()
         finally:

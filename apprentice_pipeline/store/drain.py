@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from apprentice_pipeline.errors import StoreError
-from apprentice_pipeline.store.erased import ErasedOf, nothing_erased
+from apprentice_pipeline.store.erased import NOTHING, ErasedOf, nothing_erased
 from apprentice_pipeline.store.lake import Lake
 from apprentice_pipeline.store.rows import fitting
 from apprentice_pipeline.store.sealing import TABLES
@@ -238,13 +238,15 @@ class _Transfer:
             self._lake.append(tenant, kind, table, app_id=self._spool_id, version=newest)
             self._on_step("appended")
         late = self._take_back(tenant, [*there, *fresh])
-        self._file.trim(kind, tenant, newest)
+        self._file.trim(kind, tenant, [stored.seq for stored in group])
         self._on_step("trimmed")
         return DrainReport(rows=table.num_rows, rejected=len(misfits), erased=len(gone) + late)
 
     def _erased(self, tenant: str, group: Sequence[StoredRow]) -> set[int]:
         """Seqs of the rows that are erased as of now."""
         erased = self._erased_of(tenant, [stored.row for stored in group])
+        if erased == NOTHING:
+            return set()
         return {stored.seq for stored in group if erased.covers(stored.row)}
 
     def _take_back(self, tenant: str, appended: Sequence[StoredRow]) -> int:

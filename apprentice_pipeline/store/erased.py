@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from typing import Final
 
 import orjson
 
@@ -42,13 +43,14 @@ class Erased:
         return until_us > 0 and _time(row) < until_us
 
 
+NOTHING: Final = Erased()
 ErasedOf = Callable[[str, Sequence[SealedRow]], Erased]
 """Tells what was erased of a tenant that concerns these rows of it (`State.erased_of`)."""
 
 
 def nothing_erased(tenant: str, rows: Sequence[SealedRow]) -> Erased:  # noqa: ARG001 - an ErasedOf
     """For a lake that nothing is ever erased from."""
-    return Erased()
+    return NOTHING
 
 
 def _time(row: SealedRow) -> int:

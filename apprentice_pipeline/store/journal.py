@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -366,7 +366,7 @@ def count_erased(database: Database, stones: Sequence[Tombstone]) -> None:
 
 
 def erased_among(
-    database: Database, tenant: str, named: Collection[tuple[str, str]]
+    database: Database, tenant: str, named: Iterable[tuple[str, str]]
 ) -> tuple[dict[str, int], set[tuple[str, str]]]:
     """The last erasure of each namespace (`""`: of the tenant), and those of `named`, each a
     namespace and a pair id, that were erased by id."""
@@ -379,13 +379,14 @@ def erased_among(
             return {}, set()
         by_namespace = connection.execute(whole.group_by(TOMBSTONES.c.namespace))
         scopes: dict[str, int] = {row[0]: row[1] for row in by_namespace}
-        ids = sorted({pair_id for _, pair_id in named})
+        wanted = set(named)
+        ids = sorted({pair_id for _, pair_id in wanted})
         found = set[tuple[str, str]]()
         for start in range(0, len(ids), _ID_CHUNK):
             chunk = TOMBSTONES.c.pair_id.in_(ids[start : start + _ID_CHUNK])
             rows = connection.execute(select(*columns).where(mine, chunk))
             found.update((row.namespace, row.pair_id) for row in rows)
-    return scopes, found & set(named)
+    return scopes, found & wanted
 
 
 def _job(row: Row[Any]) -> Job:

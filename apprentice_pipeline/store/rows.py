@@ -51,7 +51,8 @@ def arrow_rows(table: str, rows: Sequence[SealedRow]) -> pa.Table:
     schema = schema_of(table)
     try:
         columns = [_columns(row) for row in rows]
-        if all(row.keys() == set(schema.names) for row in columns):
+        names = set(schema.names)
+        if all(row.keys() == names for row in columns):
             return pa.Table.from_pylist(columns, schema=schema)
         raise ValueError("missing or unknown columns")
     except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:

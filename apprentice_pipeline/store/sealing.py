@@ -10,8 +10,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -53,8 +52,7 @@ INDIFFERENT: Final = frozenset(
 """Parameters that do not change what is asked: requests that differ in these alone are equal."""
 
 
-@dataclass(frozen=True, slots=True)
-class PlainRow:
+class PlainRow(NamedTuple):
     """A record as bytes, content still readable: lives in memory only.
 
     `facts` is the JSON of every column that holds no content; `first` and `second` are the
@@ -69,7 +67,11 @@ class PlainRow:
     facts: bytes
     first: bytes | None = None
     second: bytes | None = None
-    asked: bytes | None = field(default=None, compare=False, repr=False)
+    asked: bytes | None = None
+
+    def __repr__(self) -> str:
+        """Without its content: it may end in a message."""
+        return f"PlainRow({self.table!r}, {self.pair_id!r}, {self.size} bytes)"
 
     @property
     def size(self) -> int:
@@ -77,8 +79,7 @@ class PlainRow:
         return len(self.facts) + len(self.first or b"") + len(self.second or b"") + 200
 
 
-@dataclass(frozen=True, slots=True)
-class SealedRow:
+class SealedRow(NamedTuple):
     """A record as it may be stored: `first`, `second` sealed, `dedup_key` keyed."""
 
     table: str
@@ -149,26 +150,27 @@ def plain_row(record: Record, tenant: str) -> PlainRow:
 
 def seal(vault: Vault, row: PlainRow) -> SealedRow:
     """The row with its content sealed. Raises: VaultError, StoreError from the key store."""
-    fields = _SEALED[row.table]
-    contents = (row.first, row.second)
-    sealed = [
-        None
-        if content is None
-        else vault.seal(
-            content,
-            tenant=row.tenant,
-            namespace=row.namespace,
-            pair_id=row.pair_id,
-            field=name,
+    first, second = _SEALED[row.table]
+    named = ((first, row.first), (second, row.second))
+    contents = {field: content for field, content in named if content is not None}
+    sealed: dict[str, bytes] = {}
+    if contents:
+        sealed = vault.seal_row(
+            contents, tenant=row.tenant, namespace=row.namespace, pair_id=row.pair_id
         )
-        for content, name in zip(contents, fields, strict=True)
-    ]
     key = None
     if row.table == CAPTURES and row.first is not None:
         asked = dedup_bytes(parse(row.first)) if row.asked is None else row.asked
         key = vault.fingerprint(row.tenant, "dedup", asked)
     return SealedRow(
-        row.table, row.tenant, row.namespace, row.pair_id, row.facts, sealed[0], sealed[1], key
+        row.table,
+        row.tenant,
+        row.namespace,
+        row.pair_id,
+        row.facts,
+        sealed.get(first),
+        sealed.get(second),
+        key,
     )
 
 

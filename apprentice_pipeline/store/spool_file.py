@@ -19,9 +19,8 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from apprentice_pipeline.errors import StorageFull, StoreError
 from apprentice_pipeline.store.sealing import SealedRow
@@ -30,6 +29,10 @@ BUSY_TIMEOUT_S: Final = 10.0
 MAX_READ_BYTES: Final = 64 * 1024 * 1024
 _LONG_LOG: Final = 32 * 1024 * 1024
 _SMALL_DISK: Final = 1024 * 1024 * 1024
+_TRIM: Final = "DELETE FROM rows WHERE seq <= ? AND kind = ? AND tenant = ?"
+_TRIM_ROWS: Final = 128
+_BREATH_S: Final = 0.002
+"""Longer than SQLite sleeps before it tries a lock again the first time (1 ms)."""
 _CHECKPOINT_PAGES: Final = 16_384
 """Pages of write-ahead log at which a commit itself would move them into the file: 64 MB, which a
 drain keeps it from ever reaching (`checkpoint`)."""
@@ -75,8 +78,7 @@ class SpoolDamaged(StoreError):
     """The spool's file is not a sound SQLite database any more."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredRow:
+class StoredRow(NamedTuple):
     """A sealed row with its place in the spool."""
 
     seq: int
@@ -170,8 +172,9 @@ class SpoolFile:
             cursor = self._connection.execute(_READ, (after, until))
             try:
                 for seq, *columns in cursor:
-                    found.append(StoredRow(seq, SealedRow(*columns)))
-                    size += sum(len(part) for part in columns if part)
+                    row = SealedRow._make(columns)
+                    found.append(StoredRow(seq, row))
+                    size += len(row.facts) + len(row.first or b"") + len(row.second or b"")
                     if len(found) >= limit or size >= MAX_READ_BYTES:
                         break
             finally:
@@ -195,13 +198,16 @@ class SpoolFile:
         rows = "EXISTS (SELECT 1 FROM rows) OR EXISTS (SELECT 1 FROM rejected)"
         return not self._number(f"SELECT {rows}")
 
-    def trim(self, kind: str, tenant: str, until: int) -> None:
-        """Deletes the rows of a kind and tenant with seq ≤ `until`."""
-        with self._write():
-            self._connection.execute(
-                "DELETE FROM rows WHERE seq <= ? AND kind = ? AND tenant = ?",
-                (until, kind, tenant),
-            )
+    def trim(self, kind: str, tenant: str, seqs: Sequence[int]) -> None:
+        """Deletes the rows of a kind and tenant up to the last of `seqs`, which rise.
+
+        A few at a time, with a breath between: a writer waits for none of them, nor for all.
+        """
+        for end in range(_TRIM_ROWS, len(seqs) + _TRIM_ROWS, _TRIM_ROWS):
+            if end > _TRIM_ROWS:
+                time.sleep(_BREATH_S)
+            with self._write():
+                self._connection.execute(_TRIM, (seqs[min(end, len(seqs)) - 1], kind, tenant))
 
     def reject(self, seqs: Sequence[int]) -> None:
         """Sets rows aside that fit no table, so that they hold nobody up and are not lost."""

@@ -10,6 +10,7 @@ if the worker was killed. It shares the worker's lock on the spool until then.
 from __future__ import annotations
 
 import contextlib
+import gc
 import signal
 import socket
 import sys
@@ -44,6 +45,7 @@ def serve(descriptor: int, make_reader: Callable[[Config], Reader] | None = None
         path = workspace.home.spool / f"{more['spool_id']}.db"
         read = make_reader(settings.config) if make_reader is not None else no_reader
         writer = SpoolWriter(path, workspace.vault, read)
+        gc.freeze()  # what start-up made lives as long as the process: never look at it again
         try:
             _serve(channel, writer)
         except SpoolDamaged:  # nothing of that batch is stored: the worker still has it

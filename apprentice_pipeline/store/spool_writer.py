@@ -13,7 +13,6 @@ import contextlib
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -65,8 +64,7 @@ class _Refreshing:
             return self._due.pop()
 
 
-@dataclass(frozen=True, slots=True)
-class NumberedRow:
+class NumberedRow(NamedTuple):
     """A record still readable, with the number it will have in the spool."""
 
     seq: int

@@ -418,7 +418,7 @@ class State:
 
     def erased_of(self, tenant: str, rows: Sequence[SealedRow]) -> Erased:
         """What was erased of the tenant that concerns these rows (an `erased.ErasedOf`)."""
-        named = {(row.namespace, row.pair_id) for row in rows}
+        named = ((row.namespace, row.pair_id) for row in rows)
         scopes, pairs = journal.erased_among(self._database, tenant, named)
         return Erased(self.data_keys.forgotten_version(tenant), scopes, pairs)
 

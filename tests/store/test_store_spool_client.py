@@ -275,7 +275,8 @@ async def test_telling_of_a_dead_writer_holds_the_event_loop_up_for_nothing(
 
 parts = st.none() | st.binary(max_size=50)
 names = st.text(max_size=8)
-rows = st.builds(PlainRow, names, names, names, names, st.binary(max_size=40), parts, parts)
+facts = st.binary(max_size=40)
+rows = st.builds(PlainRow, names, names, names, names, facts, parts, parts, st.none())
 
 
 @given(st.lists(rows, max_size=8), st.integers(1, 60))
