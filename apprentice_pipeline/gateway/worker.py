@@ -84,13 +84,17 @@ def _open_spool(workspace: Workspace) -> SpoolClient | LateSpool:
 
 
 def _report_loss(workspace: Workspace) -> None:
-    """For the on-call person: capture goes on, slower, until this worker is restarted."""
+    """For the on-call person: capture goes on, slower, until there is another writer."""
     sys.stderr.write(
-        "gateway worker: its spool writer died; the worker writes itself from now on\n"
+        "gateway worker: its spool writer died; the worker writes itself until a new one is ready\n"
     )
     with contextlib.suppress(ApprenticeError):
         workspace.state.add_alert(
-            "", "", "spool_writer_lost", "a worker writes its spool itself", now_us=now_us()
+            "",
+            "",
+            "spool_writer_lost",
+            "a spool writer died; its worker writes until a new one is ready",
+            now_us=now_us(),
         )
 
 
