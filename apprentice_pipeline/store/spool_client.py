@@ -41,6 +41,8 @@ from apprentice_pipeline.store.writer_start import (
 PROGRAM = "apprentice_pipeline.store.spool_process"
 _READ_BYTES = 1 << 16
 _CLOSE_S = 20.0
+_FIRST_READY_S = 10.0
+"""How long opening waits for the writer: what it gets sooner may not be committed in time."""
 _STEADY_S = 10.0
 """A writer that lived so long is followed by the next one soon."""
 _MOST_UNDERWAY = 4
@@ -100,7 +102,7 @@ class SpoolClient:
         program: str = PROGRAM,
         read: Reader = no_reader,
     ) -> SpoolClient:
-        """A new spool of `workspace`, its writer started. `on_loss`: the writer has died.
+        """A new spool of `workspace`, its writer ready. `on_loss`: the writer has died.
 
         `program` is the module that runs as the writer; `read` is the reader that it uses, for
         when it has died.
@@ -118,7 +120,7 @@ class SpoolClient:
                 path.with_name(path.name + suffix).unlink(missing_ok=True)
             lock.release(remove=True)
             raise
-        writer.channel.setblocking(False)
+        writer.is_ready(_FIRST_READY_S)  # else a thread writes in its stead, or it comes late
         return cls(workspace, spool_id, lock, writer, program, on_loss, read)
 
     @property

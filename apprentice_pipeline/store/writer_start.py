@@ -35,6 +35,16 @@ class Writer:
     channel: socket.socket
     process: subprocess.Popen[bytes]
 
+    def is_ready(self, seconds: float) -> bool:
+        """Waits that long for its word, and tells whether it came; the socket blocks no more."""
+        try:
+            self.channel.settimeout(seconds)
+            return _received(self.channel)
+        except OSError:
+            return False
+        finally:
+            self.channel.setblocking(False)
+
     def end(self) -> None:
         """Ends it. What it was not handed it cannot lose."""
         self.channel.close()
@@ -101,12 +111,7 @@ class WriterStart:
             if self._stopping.is_set():
                 return False
             self._starting = writer
-        try:
-            writer.channel.settimeout(_READY_S)
-            ready = _received(writer.channel)
-            writer.channel.setblocking(False)
-        except OSError:
-            ready = False
+        ready = writer.is_ready(_READY_S)
         with self._lock:
             self._starting = None
             return ready and not self._stopping.is_set()
