@@ -46,6 +46,7 @@ from apprentice_pipeline.gateway.headers import read_headers
 from apprentice_pipeline.gateway.maintenance import ROUND
 from apprentice_pipeline.gateway.observing import OBSERVED
 from apprentice_pipeline.gateway.operations import OPERATIONS, Operation
+from apprentice_pipeline.gateway.refusals import RETRY_AFTER_S
 from apprentice_pipeline.gateway.tally import Tally
 from apprentice_pipeline.gateway.tasks import Apprentices
 from apprentice_pipeline.records import now_us
@@ -338,6 +339,8 @@ async def _failed(_: Request, error: Exception) -> Response:
     response = _json(_error(error), status)
     if status == 401:
         response.headers["www-authenticate"] = 'Bearer realm="apprentice"'
+    elif status == 503:
+        response.headers["retry-after"] = str(RETRY_AFTER_S)
     return response
 
 
