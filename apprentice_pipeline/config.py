@@ -398,6 +398,7 @@ class Store(Section):
     lake_options: dict[str, str] = Field(default_factory=dict)
     state_url: str = ""
     drain_interval_s: PositiveFloat = 1.0
+    maintenance_interval_s: PositiveFloat = 3_600.0
 
 
 class RegistrySection(Section):

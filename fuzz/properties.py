@@ -140,6 +140,7 @@ def tee(data: bytes) -> None:
     if not followed.oversize:
         told = _told(given, followed)
         exchange = told.exchange
+        followed._follower.feed(b"\n\n")  # at a clean end a last event needs no blank line
         ended = followed.ended or endpoint == "generateContent"
         assert not exchange.is_pair or (ended and not followed.unreadable and not told.unreadable)
         assert len(repr(exchange.output)) <= 40 * LIMIT

@@ -92,6 +92,11 @@ class GatewayApp:
         self._tally.add("", "", malformed=1)
         self._tally.alert("", "", "malformed_http", "requests that are not HTTP were refused")
 
+    def was_waiting(self, refused: int) -> None:
+        """Counts the requests that came before this application could be made."""
+        self._tally.add("", "", refused_unready=refused)
+        self._tally.alert("", "", "state_unreachable", "a worker waited for the state database")
+
     async def start(self) -> None:
         """Opens the connections and begins counting."""
         config = self._workspace.config

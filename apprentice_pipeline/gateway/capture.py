@@ -129,7 +129,8 @@ class Captures:
                 await self._use_sealed_key(caller, headers, provider, endpoint)
             upstream_path = wire.upstream_path(_downward(path))
         except Refusal as refusal:
-            await replies.refuse(send, wire, refusal.status, _worded(refusal))
+            later = (RETRY_LATER,) if refusal.status == 503 else ()
+            await replies.refuse(send, wire, refusal.status, _worded(refusal), *later)
             return None
         except WireError as error:
             await replies.refuse(send, wire, 404, _worded(error))

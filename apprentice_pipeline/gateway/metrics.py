@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, gen
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from apprentice_pipeline.gateway.metrics_files import Room
+from apprentice_pipeline.store.rounds import Round
 
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 MEDIA_TYPE = "text/plain"
@@ -156,6 +157,13 @@ class Metrics:
         return text if tenants else _without_tenants(text)
 
 
+def of_rounds(done: Round) -> bytes:
+    """The server's rounds of retention and compaction, which the state database counts."""
+    registry = CollectorRegistry()
+    registry.register(_Rounds(done))
+    return generate_latest(registry)
+
+
 def _room() -> Room | None:
     """The room of this process's files, None where its values are in memory only: it is the one
     process, or there is no room for a file, and then nobody else sees what it counts."""
@@ -167,6 +175,29 @@ def _room() -> Room | None:
         return room
     values.ValueClass = values.MutexValue
     return None
+
+
+class _Rounds:
+    """Values that no process's files hold."""
+
+    def __init__(self, done: Round) -> None:
+        self._done = done
+
+    def collect(self) -> Iterator[Metric]:
+        """See `prometheus_client`."""
+        last = Metric(
+            "apprentice_maintenance_last_success_seconds",
+            "When retention and compaction last came to a good end, Unix time; 0: never.",
+            "gauge",
+        )
+        last.add_sample(last.name, {}, self._done.done_us / 1_000_000)
+        failures = Metric(
+            "apprentice_maintenance_failures",
+            "Rounds of retention and compaction that failed.",
+            "counter",
+        )
+        failures.add_sample(f"{failures.name}_total", {}, self._done.failures)
+        yield from (last, failures)
 
 
 class _Own:

@@ -9,6 +9,7 @@ Errors are `{"error": {"message", "type", "remedy"}}` with the status of their k
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import re
 from collections.abc import Awaitable, Callable
@@ -42,13 +43,16 @@ from apprentice_pipeline.errors import (
 from apprentice_pipeline.gateway import bodies, exports, jobs, metrics, openapi
 from apprentice_pipeline.gateway.access import Access, Caller, Refusal
 from apprentice_pipeline.gateway.headers import read_headers
+from apprentice_pipeline.gateway.maintenance import ROUND
 from apprentice_pipeline.gateway.observing import OBSERVED
 from apprentice_pipeline.gateway.operations import OPERATIONS, Operation
+from apprentice_pipeline.gateway.refusals import RETRY_AFTER_S
 from apprentice_pipeline.gateway.tally import Tally
 from apprentice_pipeline.gateway.tasks import Apprentices
 from apprentice_pipeline.records import now_us
 from apprentice_pipeline.stages import export, labelling, readiness, report
 from apprentice_pipeline.store.journal import ACTIVE, Job
+from apprentice_pipeline.store.rounds import Round
 from apprentice_pipeline.store.workspace import Workspace
 
 FEEDBACK_TRIES, FEEDBACK_PAUSE_S = 8, 0.4
@@ -152,7 +156,13 @@ class ControlPlane:
         operator = caller.role == "operator"
         of = None if operator or caller.keyless else caller.tenant
         text = await run_in_threadpool(self._metrics.exposition, tenants=operator, of=of)
+        if of is None:
+            with contextlib.suppress(ApprenticeError):  # no state: the workers' own still stand
+                text += await run_in_threadpool(self._upkeep)
         return Response(text, headers={"content-type": metrics.CONTENT_TYPE})
+
+    def _upkeep(self) -> bytes:
+        return metrics.of_rounds(self._workspace.state.rounds.find(ROUND) or Round())
 
     async def labels(self, request: Request, caller: Caller) -> Response:
         """The corpus, streamed."""
@@ -329,6 +339,8 @@ async def _failed(_: Request, error: Exception) -> Response:
     response = _json(_error(error), status)
     if status == 401:
         response.headers["www-authenticate"] = 'Bearer realm="apprentice"'
+    elif status == 503:
+        response.headers["retry-after"] = str(RETRY_AFTER_S)
     return response
 
 

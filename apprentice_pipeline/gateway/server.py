@@ -1,8 +1,8 @@
 """The gateway's supervisor: one socket, N workers, and what a node needs once.
 
 Belongs here: binding, starting and restarting workers, stopping them gracefully; the loops that
-drain spools into the lake and follow the registry; the embedded backend's process. Does not:
-serving a request (`worker`, `app`).
+drain spools into the lake, follow the registry and look after the lake; the embedded backend's
+process. Does not: serving a request (`worker`, `app`).
 Promise: a worker that dies is replaced; when this process dies its workers leave too.
 """
 
@@ -24,6 +24,7 @@ from pathlib import Path
 
 from apprentice_pipeline.errors import ApprenticeError, StoreError, UsageError
 from apprentice_pipeline.gateway.access import is_loopback
+from apprentice_pipeline.gateway.maintenance import Maintenance
 from apprentice_pipeline.gateway.metrics import FOLDER_VARIABLE
 from apprentice_pipeline.gateway.metrics_files import make_folder
 from apprentice_pipeline.gateway.probe import is_up
@@ -142,7 +143,9 @@ class _Supervisor:
         config = self._workspace.config
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stopping.set())
+        maintenance = Maintenance(self._workspace, self._stopping)
         loops = [
+            self._every(maintenance.look_s, maintenance.look),
             self._every(config.store.drain_interval_s, self._drain, nice=DRAIN_NICE),
             self._every(config.serving.registry_poll_s, self._follow_registry),
         ]

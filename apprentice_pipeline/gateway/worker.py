@@ -12,19 +12,22 @@ import gc
 import socket
 import sys
 import threading
+from dataclasses import dataclass
 from typing import BinaryIO
 
 import uvicorn
 
 from apprentice_pipeline.errors import ApprenticeError, StoreError
-from apprentice_pipeline.gateway.app import create_app
+from apprentice_pipeline.gateway.app import GatewayApp, create_app
 from apprentice_pipeline.gateway.listening import server_config
 from apprentice_pipeline.gateway.reading import ExchangeReader
+from apprentice_pipeline.gateway.waiting import WaitingApp
 from apprentice_pipeline.gateway.writer import PROGRAM
 from apprentice_pipeline.records import now_us
 from apprentice_pipeline.routing import Router
 from apprentice_pipeline.serving.embedding import embedder
 from apprentice_pipeline.serving.opening import open_backend
+from apprentice_pipeline.settings import Settings
 from apprentice_pipeline.store.handover import taken_over
 from apprentice_pipeline.store.late_spool import LateSpool
 from apprentice_pipeline.store.secrecy import keep_memory_private
@@ -40,22 +43,56 @@ def main(source: BinaryIO) -> int:
     keep_memory_private()
     try:
         settings, orders = taken_over(source.readline())
-        workspace = Workspace.open(settings)
-        spool = _open_spool(workspace)
-        backend = open_backend(workspace)
-        app = create_app(
-            workspace, spool, lambda: Router(workspace, backend, spool, embed=embedder())
-        )
-        server = uvicorn.Server(server_config(app, settings.config.gateway, app.malformed))
+        app = _application(settings)
+        serving = app.app if isinstance(app, _Parts) else app
+        server = uvicorn.Server(server_config(serving, settings.config.gateway, serving.malformed))
     except ApprenticeError as error:
         sys.stderr.write(f"gateway worker: {error.message}\n")
         return 1
     threading.Thread(target=_follow, args=(source, server), daemon=True).start()
     _quieten()
     server.run(sockets=[socket.socket(fileno=orders["descriptor"])])
-    spool.close()
-    workspace.close()
+    opened = app if isinstance(app, _Parts) else app.opened
+    if opened is not None:
+        opened.close()
     return 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What a worker opens (`waiting.Opened`)."""
+
+    workspace: Workspace
+    spool: SpoolClient | LateSpool
+    app: GatewayApp
+
+    @classmethod
+    def open(cls, settings: Settings) -> _Parts:
+        """Raises: StoreError where the state database does not answer; ApprenticeError."""
+        with contextlib.ExitStack() as failing:
+            workspace = failing.enter_context(contextlib.closing(Workspace.open(settings)))
+            spool = failing.enter_context(contextlib.closing(_open_spool(workspace)))
+            backend = open_backend(workspace)
+
+            def router() -> Router:
+                return Router(workspace, backend, spool, embed=embedder())
+
+            parts = cls(workspace, spool, create_app(workspace, spool, router))
+            failing.pop_all()
+        return parts
+
+    def close(self) -> None:
+        """The spool's records are committed first."""
+        self.spool.close()
+        self.workspace.close()
+
+
+def _application(settings: Settings) -> _Parts | WaitingApp:
+    """The worker's parts; while the state database does not answer, what waits for it."""
+    try:
+        return _Parts.open(settings)
+    except StoreError as error:
+        return WaitingApp(lambda: _Parts.open(settings), error)
 
 
 def _follow(source: BinaryIO, server: uvicorn.Server) -> None:
@@ -84,13 +121,17 @@ def _open_spool(workspace: Workspace) -> SpoolClient | LateSpool:
 
 
 def _report_loss(workspace: Workspace) -> None:
-    """For the on-call person: capture goes on, slower, until this worker is restarted."""
+    """For the on-call person: capture goes on, slower, until there is another writer."""
     sys.stderr.write(
-        "gateway worker: its spool writer died; the worker writes itself from now on\n"
+        "gateway worker: its spool writer died; the worker writes itself until a new one is ready\n"
     )
     with contextlib.suppress(ApprenticeError):
         workspace.state.add_alert(
-            "", "", "spool_writer_lost", "a worker writes its spool itself", now_us=now_us()
+            "",
+            "",
+            "spool_writer_lost",
+            "a spool writer died; its worker writes until a new one is ready",
+            now_us=now_us(),
         )
 
 

@@ -1,8 +1,9 @@
 """Keeping the lake's files few, and its retention promises.
 
-Belongs here: which stream keeps its exchanges for how long, and the nightly round. Does not:
-removing rows (`store.erasure`), files (`store.lake`). What expired is gone as if it had been
-erased; models that learnt from it stay as they are, and keep serving.
+Belongs here: which stream keeps its exchanges for how long, and the round over all tenants. Does
+not: removing rows (`store.erasure`), files (`store.lake`), when a round is due (the server, or
+Dagster; both at once is harmless). What expired is gone as if it had been erased; models that
+learnt from it stay as they are, and keep serving.
 """
 
 from __future__ import annotations
@@ -10,11 +11,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from apprentice_pipeline.config import Config
+from apprentice_pipeline.errors import StoreError
 from apprentice_pipeline.records import date_of, now_us
 from apprentice_pipeline.store import erasure
 from apprentice_pipeline.store.workspace import Workspace
 
 DAY_US = 86_400_000_000
+WORTH_MERGING = 100
+"""Files that an hourly round must save: each merging writes the day's rows anew, and the old files
+stay readable for a week."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,19 +29,42 @@ class Compacted:
     tables: int
     expired_pairs: int
 
+    def __add__(self, other: Compacted) -> Compacted:
+        return Compacted(self.tables + other.tables, self.expired_pairs + other.expired_pairs)
 
-def compact(workspace: Workspace, *, at_us: int | None = None) -> Compacted:
+
+def compact(workspace: Workspace, *, at_us: int | None = None, at_least: int = 1) -> Compacted:
     """Applies retention, then compacts and vacuums every tenant's tables.
 
-    `at_us`: the moment that ages are counted from, now by default. Repeating it is harmless.
-    Raises: StoreError.
+    `at_us`: the moment that ages are counted from, now by default. Tables that `at_least` files
+    would not go away from are not compacted. Repeating it is harmless, and so are two at once.
+    Raises: StoreError, when every tenant has had its turn.
     """
     at_us = now_us() if at_us is None else at_us
-    expired = merged = 0
+    done = Compacted(0, 0)
+    failed: list[StoreError] = []
     for tenant in workspace.lake.tenants():
-        expired += _expire(workspace, tenant, at_us)
-        merged += workspace.lake.compact(tenant)
-        workspace.lake.vacuum(tenant)
+        try:
+            done += _keep(workspace, tenant, at_us, at_least)
+        except StoreError as error:
+            failed.append(error)
+    if failed:
+        raise type(failed[0])(
+            f"{len(failed)} of the lake's tenants could not be looked after: {failed[0].message}",
+            remedy=failed[0].remedy,
+        )
+    return done
+
+
+def round_of_day(previous_us: int, at_us: int) -> int:
+    """`at_least` for a round at that time: the day's first merges everything."""
+    return 1 if date_of(previous_us) != date_of(at_us) else WORTH_MERGING
+
+
+def _keep(workspace: Workspace, tenant: str, at_us: int, at_least: int) -> Compacted:
+    expired = _expire(workspace, tenant, at_us)
+    merged = workspace.lake.compact(tenant, at_least)
+    workspace.lake.vacuum(tenant)
     return Compacted(merged, expired)
 
 

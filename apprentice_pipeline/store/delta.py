@@ -137,18 +137,32 @@ def matching(uri: str, options: Mapping[str, str], predicate: str) -> tuple[int,
         return (0, set()) if table is None else (_count(table, predicate), _ids(table, predicate))
 
 
-def compact(uri: str, options: Mapping[str, str]) -> int:
-    """Merges small files, keeping their order; returns how many were replaced."""
+def compact(uri: str, options: Mapping[str, str], at_least: int = 1) -> int:
+    """Merges small files, keeping their order; returns how many were replaced.
+
+    Where fewer than `at_least` would go away nothing is done: merging rewrites what was merged
+    before.
+    """
     from deltalake import WriterProperties
 
     def once(table: DeltaTable | None) -> int:
-        if table is None:
+        if table is None or (at_least > 1 and _mergeable(table) < at_least):
             return 0
         properties = WriterProperties(compression="ZSTD", max_row_group_size=ROW_GROUP)
         metrics = table.optimize.compact(target_size=TARGET_BYTES, writer_properties=properties)
         return int(metrics["numFilesRemoved"])
 
     return _change(uri, options, once)
+
+
+def _mergeable(table: DeltaTable) -> int:
+    """About how many files fewer a compaction leaves: of the small ones, one a partition stays."""
+    import polars as pl
+
+    files = pl.DataFrame(table.get_add_actions(flatten=True))
+    small = files.filter(pl.col("size_bytes") < TARGET_BYTES)
+    partition = [name for name in files.columns if name.startswith("partition.")]
+    return small.height - small.select(partition).n_unique() if small.height else 0
 
 
 def vacuum(uri: str, options: Mapping[str, str], retention_hours: int) -> int:

@@ -136,8 +136,9 @@ def expire(
     """Erases what the namespace captured before that time; returns how many exchanges.
 
     As thorough as `erase`. The tombstones come first, one a pair: after a crash in between, the
-    next time finds the rows still there and makes no second tombstone. What a spool holds that
-    never reached the lake is found once it has. Raises: StoreError.
+    next time finds the rows still there and makes no second tombstone, nor does another process
+    that is at the same. What a spool holds that never reached the lake is found once it has.
+    Raises: StoreError.
     """
     from apprentice_pipeline.store.journal import Tombstone
 
@@ -146,7 +147,7 @@ def expire(
         return 0
     known = workspace.state.erased_pairs(tenant, namespace, ids)
     stones = [Tombstone(tenant, namespace, each, now_us, 1) for each in ids if each not in known]
-    workspace.state.add_tombstones(stones)
+    workspace.state.add_tombstones(stones, once=True)
     _erase_spools(workspace.home.spool, tenant, namespace, ids)
     gone = workspace.lake.expire(tenant, namespace, before_us, ids)
     _forget_counts(workspace.home.work / tenant, namespace)

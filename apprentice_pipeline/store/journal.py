@@ -24,6 +24,7 @@ ACTIVE: Final = ("queued", "running")
 """States of a job that is not at its end."""
 MAX_LOG: Final = 200_000
 """Characters of a job's log that are kept, the newest."""
+_STONES: Final = uuid.UUID("6d0b6a5e-4b1f-5b7e-9d6a-7f1f2a7f9c11")
 _ID_CHUNK: Final = 500
 
 
@@ -274,13 +275,13 @@ def alerts(
         return [Alert(*row) for row in connection.execute(query)]
 
 
-def add_tombstones(database: Database, stones: Sequence[Tombstone]) -> None:
+def add_tombstones(database: Database, stones: Sequence[Tombstone], *, once: bool) -> None:
     """See `State.add_tombstones`."""
     if not stones:
         return
     rows = [
         {
-            "id": uuid.uuid4().hex,
+            "id": _stone_id(stone) if once else uuid.uuid4().hex,
             "tenant": stone.tenant,
             "namespace": stone.namespace,
             "pair_id": stone.pair_id,
@@ -290,7 +291,12 @@ def add_tombstones(database: Database, stones: Sequence[Tombstone]) -> None:
         for stone in stones
     ]
     with database.write() as connection:
-        connection.execute(TOMBSTONES.insert(), rows)
+        connection.execute(database.upsert(TOMBSTONES).on_conflict_do_nothing(), rows)
+
+
+def _stone_id(stone: Tombstone) -> str:
+    """The same for the same pair, whoever buries it."""
+    return str(uuid.uuid5(_STONES, "/".join((stone.tenant, stone.namespace, stone.pair_id))))
 
 
 def tombstones(database: Database, tenant: str, namespace: str | None) -> list[Tombstone]:

@@ -203,9 +203,11 @@ class Lake:
         with delta.mapping_errors():
             return delta.rows_by_partition(opened, "date", {"namespace": namespace})
 
-    def compact(self, tenant: str) -> int:
-        """Merges the small files of every table; returns how many were replaced."""
-        return sum(delta.compact(uri, self._options) for _, uri in self._tables(tenant))
+    def compact(self, tenant: str, at_least: int = 1) -> int:
+        """Merges the small files of every table that would lose so many; returns how many were
+        replaced."""
+        tables = self._tables(tenant)
+        return sum(delta.compact(uri, self._options, at_least) for _, uri in tables)
 
     def vacuum(self, tenant: str, retention_hours: int = RETENTION_HOURS) -> int:
         """Deletes files that no table has used for that long; returns how many.

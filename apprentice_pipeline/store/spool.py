@@ -188,11 +188,22 @@ class Spool:
         with self._changed:
             if self._closing:
                 return
+        _, lock = self.let_go()
+        lock.release()
+
+    def let_go(self) -> tuple[str, Lock]:
+        """Commits what waits and closes the file; its id and lock are for another writer."""
+        with self._changed:
             self._closing = True
             self._changed.notify()
         self._thread.join()
         self._file_writer.close()
-        self._lock.release()
+        return self.spool_id, self._lock
+
+    @property
+    def place(self) -> tuple[str, Lock]:
+        """The id of the file that is written now, and its lock."""
+        return self.spool_id, self._lock
 
     def _put(self, make_row: Callable[[], PlainRow]) -> Waiter:
         loop = _running_loop()

@@ -5,8 +5,10 @@ it. Does not: what the writer does (`spool_process`), bytes (`spool_frames`).
 
 Reading, sealing and committing take the interpreter from an event loop that shares it; in another
 process they take another core. Promises are the spool's (`spool`). When the writer dies, what it
-had not acknowledged, and all that follows, is written by a thread of this process under the
-same numbers, so that nothing is lost or doubled.
+had not acknowledged, and what follows, is written by a thread of this process under the same
+numbers, so that nothing is lost or doubled, until a new writer is ready: then the thread commits
+what it has and lets go, and what came meanwhile is the new one's. Both are counted
+(`spool_writers_lost`, `spool_writers_started`).
 """
 
 from __future__ import annotations
@@ -15,14 +17,12 @@ import asyncio
 import contextlib
 import itertools
 import socket
-import subprocess
-import sys
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from apprentice_pipeline.errors import ApprenticeError, StoreError
-from apprentice_pipeline.store.handover import handed_over
 from apprentice_pipeline.store.sealing import PlainRow, Record, plain_row
 from apprentice_pipeline.store.spool import Spool, Waiter, Waiting, refuse_overflow, resolve
 from apprentice_pipeline.store.spool_file import Lock, claim
@@ -30,10 +30,21 @@ from apprentice_pipeline.store.spool_frames import AcknowledgementReader, record
 from apprentice_pipeline.store.spool_writer import NumberedRow, SpoolWriter
 from apprentice_pipeline.store.unread import OnCounts, Reader, no_reader
 from apprentice_pipeline.store.workspace import Workspace
+from apprentice_pipeline.store.writer_start import (
+    FIRST_PAUSE_S,
+    LAST_PAUSE_S,
+    Writer,
+    WriterStart,
+    start_writer,
+)
 
 PROGRAM = "apprentice_pipeline.store.spool_process"
 _READ_BYTES = 1 << 16
 _CLOSE_S = 20.0
+_FIRST_READY_S = 10.0
+"""How long opening waits for the writer: what it gets sooner may not be committed in time."""
+_STEADY_S = 10.0
+"""A writer that lived so long is followed by the next one soon."""
 _MOST_UNDERWAY = 4
 """Batches handed over and not acknowledged; what comes meanwhile gathers here, for each hand-over
 wakes another process, which costs more than it does."""
@@ -47,8 +58,8 @@ class SpoolClient:
         workspace: Workspace,
         spool_id: str,
         lock: Lock,
-        channel: socket.socket,
-        writer: subprocess.Popen[bytes],
+        writer: Writer,
+        program: str,
         on_loss: Callable[[], None],
         read: Reader,
     ) -> None:
@@ -56,8 +67,9 @@ class SpoolClient:
         self._spool_id = spool_id
         self._workspace = workspace
         self._lock = lock
-        self._channel: socket.socket | None = channel
-        self._writer = writer
+        self._channel: socket.socket | None = writer.channel
+        self._writer = writer.process
+        self._program = program
         self._on_loss = on_loss
         self._reader = read
         self._acknowledged = AcknowledgementReader()
@@ -71,6 +83,15 @@ class SpoolClient:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: Spool | None = None
         self._takeover: threading.Thread | None = None
+        """Brings about who writes next; what comes meanwhile waits here."""
+        self._leaving: Spool | None = None
+        """Who wrote, between `_hand_back` and `_adopt`."""
+        self._next: Writer | None = None
+        """Who will write, once it is ready and until `_adopt`."""
+        self._start: WriterStart | None = None
+        self._pause_s = FIRST_PAUSE_S / 2
+        self._since = time.monotonic()
+        self._closing = False
 
     @classmethod
     def open(
@@ -81,7 +102,7 @@ class SpoolClient:
         program: str = PROGRAM,
         read: Reader = no_reader,
     ) -> SpoolClient:
-        """A new spool of `workspace`, its writer started. `on_loss`: the writer has died.
+        """A new spool of `workspace`, its writer ready. `on_loss`: the writer has died.
 
         `program` is the module that runs as the writer; `read` is the reader that it uses, for
         when it has died.
@@ -93,13 +114,14 @@ class SpoolClient:
             file = SpoolWriter(path, workspace.vault)
             file.create()
             file.close()
-            channel, writer = _start_writer(workspace, spool_id, lock, program)
+            writer = start_writer(workspace, spool_id, lock, program)
         except BaseException:
             for suffix in ("", "-wal", "-shm"):
                 path.with_name(path.name + suffix).unlink(missing_ok=True)
             lock.release(remove=True)
             raise
-        return cls(workspace, spool_id, lock, channel, writer, on_loss, read)
+        writer.is_ready(_FIRST_READY_S)  # else a thread writes in its stead, or it comes late
+        return cls(workspace, spool_id, lock, writer, program, on_loss, read)
 
     @property
     def spool_id(self) -> str:
@@ -109,12 +131,12 @@ class SpoolClient:
     @property
     def pending(self) -> int:
         """Records that wait for their commit."""
-        return self._thread.pending if self._thread is not None else len(self._waiting)
+        return len(self._waiting) + sum(each.pending for each in self._spools())
 
     @property
     def failed(self) -> int:
         """Records that were refused or could not be committed."""
-        return self._failed + (self._thread.failed if self._thread is not None else 0)
+        return self._failed + sum(each.failed for each in self._spools())
 
     @property
     def writer_pid(self) -> int | None:
@@ -151,6 +173,9 @@ class SpoolClient:
 
     def close(self) -> None:
         """Waits until the writer has committed everything. For after the event loop's end."""
+        self._closing = True
+        if self._start is not None:
+            self._start.stop()
         if self._channel is not None:
             self._channel.setblocking(True)
             with contextlib.suppress(OSError):
@@ -159,9 +184,16 @@ class SpoolClient:
             self._finish()
         if self._takeover is not None:
             self._takeover.join(_CLOSE_S)
-            self._take_over()
+            if self._next is not None:
+                self._next.end()
+                self._next = None
+            if self._leaving is None or not self._takeover.is_alive():  # never two at a time
+                self._take_over()
         if self._thread is not None:
             self._thread.close()
+
+    def _spools(self) -> Iterator[Spool]:
+        return filter(None, (self._thread, self._leaving))
 
     def _refused(self, error: ApprenticeError) -> Waiter:
         self._failed += 1
@@ -246,10 +278,12 @@ class SpoolClient:
                 waiter.set_result(None)
 
     def _lose_writer(self) -> None:
-        """From now on a thread of this process writes."""
+        """A thread of this process writes, until there is another writer."""
         channel, self._channel = self._channel, None
         if channel is None:
             return
+        steady = time.monotonic() - self._since > _STEADY_S
+        self._pause_s = FIRST_PAUSE_S if steady else min(2 * self._pause_s, LAST_PAUSE_S)
         if self._loop is not None and not self._loop.is_closed():
             self._loop.remove_reader(channel)
             self._loop.remove_writer(channel)
@@ -269,7 +303,7 @@ class SpoolClient:
         self._on_loss()
 
     def _take_over(self) -> None:
-        """What waits, and all that comes, is for a thread of this process."""
+        """What waits, and what comes, is for a thread of this process."""
         if self._thread is not None:
             return
         self._thread = Spool.resume(
@@ -283,6 +317,55 @@ class SpoolClient:
             self.on_counts,
         )
         self._waiting.clear()
+        self._pending_bytes = 0
+        if self._loop is not None and not self._closing:
+            self.on_counts({("", ""): {"spool_writers_lost": 1}})
+            self._start = WriterStart(self._launch, self._pause_s, self._is_ready)
+
+    def _launch(self) -> Writer:
+        spool_id, lock = self._thread.place if self._thread else (self._spool_id, self._lock)
+        return start_writer(self._workspace, spool_id, lock, self._program)
+
+    def _is_ready(self, writer: Writer) -> None:
+        """Called in the thread that started it."""
+        assert self._loop is not None
+        self._next = writer
+        with contextlib.suppress(RuntimeError):  # the loop is closed: `close` ends it
+            self._loop.call_soon_threadsafe(self._hand_back)
+
+    def _hand_back(self) -> None:
+        """The thread is to let go, which takes as long as the disk; what comes waits here."""
+        self._leaving, self._thread = self._thread, None
+        self._takeover = threading.Thread(target=self._outlive_thread, daemon=True)
+        self._takeover.start()
+
+    def _outlive_thread(self) -> None:
+        assert self._leaving is not None
+        assert self._loop is not None
+        self._spool_id, self._lock = self._leaving.let_go()
+        with contextlib.suppress(RuntimeError):  # the loop is closed: `close` goes on from here
+            self._loop.call_soon_threadsafe(self._adopt)
+
+    def _adopt(self) -> None:
+        """What waits, and what comes, is for the new writer."""
+        leaving, writer, loop = self._leaving, self._next, self._loop
+        assert leaving is not None
+        assert writer is not None
+        assert loop is not None
+        self._failed += leaving.failed
+        self._leaving = self._next = None
+        if writer.spool_id != self._spool_id:  # the thread had to begin another file meanwhile
+            threading.Thread(target=writer.end, daemon=True).start()
+            self._take_over()
+            return
+        self._channel, self._writer, self._since = writer.channel, writer.process, time.monotonic()
+        self._acknowledged = AcknowledgementReader()
+        self._underway.clear()
+        self._outgoing = [record_frame(each.numbered) for each in self._waiting]
+        self._takeover = None
+        loop.add_reader(writer.channel, self._receive)
+        self._send()
+        self.on_counts({("", ""): {"spool_writers_started": 1}})
 
     def _finish(self) -> None:
         """Reads what the writer says last. What it leaves open, a thread writes."""
@@ -302,24 +385,3 @@ class SpoolClient:
         self._channel = None
         self._writer.wait()
         self._lock.release()
-
-
-def _start_writer(
-    workspace: Workspace, spool_id: str, lock: Lock, program: str
-) -> tuple[socket.socket, subprocess.Popen[bytes]]:
-    """The socket to the writer and its process. Raises: StoreError."""
-    ours, theirs = socket.socketpair()
-    with theirs:
-        try:
-            writer = subprocess.Popen(
-                [sys.executable, "-m", program, str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno(), lock.descriptor],
-            )
-        except OSError as error:
-            ours.close()
-            raise StoreError(f"the spool's writer does not start: {error.strerror}") from None
-    ours.sendall(handed_over(workspace.settings, spool_id=spool_id))
-    ours.setblocking(False)
-    return ours, writer

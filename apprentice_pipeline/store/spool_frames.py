@@ -31,6 +31,8 @@ from apprentice_pipeline.store.unread import Counts, Stream
 _RECORD: Final = struct.Struct(">7IQ")
 _ACK: Final = struct.Struct(">QI")
 _NONE: Final = 0xFFFF_FFFF
+READY: Final = _ACK.pack(0, 0)
+"""A writer's first word: an acknowledgement of nothing."""
 
 
 def record_frame(numbered: NumberedRow) -> bytes:

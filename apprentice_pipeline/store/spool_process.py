@@ -21,7 +21,7 @@ from apprentice_pipeline.errors import ApprenticeError
 from apprentice_pipeline.store.handover import taken_over
 from apprentice_pipeline.store.secrecy import keep_memory_private
 from apprentice_pipeline.store.spool_file import SpoolDamaged
-from apprentice_pipeline.store.spool_frames import RecordReader, acknowledgement
+from apprentice_pipeline.store.spool_frames import READY, RecordReader, acknowledgement
 from apprentice_pipeline.store.spool_writer import MAX_COMMIT_ROWS, NumberedRow, SpoolWriter
 from apprentice_pipeline.store.unread import Reader, no_reader
 from apprentice_pipeline.store.workspace import Workspace
@@ -47,6 +47,8 @@ def serve(descriptor: int, make_reader: Callable[[Config], Reader] | None = None
         writer = SpoolWriter(path, workspace.vault, read)
         gc.freeze()  # what start-up made lives as long as the process: never look at it again
         try:
+            with contextlib.suppress(OSError):  # a worker that was killed is served all the same
+                channel.sendall(READY)
             _serve(channel, writer)
         except SpoolDamaged:  # nothing of that batch is stored: the worker still has it
             return 1

@@ -26,6 +26,7 @@ from apprentice_pipeline.store.erased import Erased
 from apprentice_pipeline.store.journal import ALERT_WINDOW_US, Alert, Job, Tombstone
 from apprentice_pipeline.store.keys import CreatedKey, KeyRecord
 from apprentice_pipeline.store.ledger import Spending
+from apprentice_pipeline.store.rounds import Rounds
 from apprentice_pipeline.store.schema import CHAMPIONS, CONTROL
 from apprentice_pipeline.store.sealing import SealedRow
 
@@ -44,12 +45,14 @@ class ChampionRecord:
 
 
 class State:
-    """The state database, open. `data_keys` is the vault's `DataKeyStore`."""
+    """The state database, open. `data_keys` is the vault's `DataKeyStore`; `rounds` says whose
+    turn recurring work is."""
 
     def __init__(self, database: Database, keys_changed: Callable[[], None]) -> None:
         self._database = database
         self._keys_changed = keys_changed
         self.data_keys = DataKeys(database, keys_changed)
+        self.rounds = Rounds(database)
 
     @classmethod
     def open(cls, url: str, keys_changed: Callable[[], None] = lambda: None) -> State:
@@ -395,9 +398,12 @@ class State:
 
     # erasure
 
-    def add_tombstones(self, stones: Sequence[Tombstone]) -> None:
-        """Records what was erased, or is about to be: from now on no drain lets it in."""
-        journal.add_tombstones(self._database, stones)
+    def add_tombstones(self, stones: Sequence[Tombstone], *, once: bool = False) -> None:
+        """Records what was erased, or is about to be: from now on no drain lets it in.
+
+        `once`: of two that do so for the same pair at the same time, one does.
+        """
+        journal.add_tombstones(self._database, stones, once=once)
 
     def put_erasure(self, scope: Sequence[str], document: str) -> None:
         """Notes an erasure that begins (tenant, namespace, pair id; empty: all) and what it is to

@@ -154,9 +154,11 @@ def read_usage(said: dict[str, Any]) -> Usage:
 class AnswerParser:
     """A `streams.Parser` of either kind of stream: the first byte that is no blank tells which."""
 
-    __slots__ = ("_chosen",)
+    __slots__ = ("_chosen", "_events")
 
     def __init__(self) -> None:
+        self._events = EventParser()
+        """It sees the blanks too: before a line's first word they are part of it."""
         self._chosen: EventParser | ObjectParser | None = None
 
     @property
@@ -169,8 +171,8 @@ class AnswerParser:
         if self._chosen is None:
             first = chunk.lstrip()[:1]
             if not first:
-                return []
-            self._chosen = ObjectParser() if first in b"[{" else EventParser()
+                return self._events.feed(chunk)
+            self._chosen = ObjectParser() if first in b"[{" else self._events
         return self._chosen.feed(chunk)
 
     def close(self) -> list[Event]:

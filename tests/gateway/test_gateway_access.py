@@ -391,3 +391,18 @@ async def test_an_unknown_key_on_a_silent_database_is_503_not_401(gateway: Any) 
         with pytest.raises(Refusal) as refused:
             await access.admit(read_headers(raw))
         assert refused.value.status == 503
+
+
+def test_a_refusal_for_want_of_the_database_says_when_to_try_again(gateway: Any, ask: Any) -> None:
+    token, file = key(gateway, "tenant"), gateway.workspace.home.state
+    file.rename(file.with_suffix(".away"))
+    file.mkdir()
+    gateway.workspace.state.close()  # its connections; new ones find the folder
+    for path in ("/v1/capture/openai/v1/chat/completions", "/v1/capture/anthropic", "/v1/status"):
+        body = None if path == "/v1/status" else {}
+        refused = ask(gateway.url, path, body, {"x-apprentice-key": token})
+        assert (refused.status, refused.header("retry-after")) == (503, "1")
+    gateway.workspace.state.close()
+    file.rmdir()
+    file.with_suffix(".away").rename(file)
+    assert ask(gateway.url, "/v1/status", None, {"x-apprentice-key": token}).status == 200

@@ -117,3 +117,18 @@ def test_a_stream_that_only_ends_is_no_complete_answer() -> None:
     )
     told = properties.READ.read(passed)
     assert (told.exchange.output, told.exchange.complete, told.unreadable) == (None, False, 1)
+
+
+def test_blanks_before_a_stream_belong_to_its_first_line_however_they_are_cut() -> None:
+    """Found by fuzzing: a chunk of blanks was dropped, one that went on behind them was not."""
+    gemini = next(
+        at for at, (_, name) in enumerate(properties.READERS) if name == "generateContent"
+    )
+    for blanks in (b"\n\x0b", b" ", b"\t\n "):
+        properties.streams(bytes([gemini, 0]) + blanks + b'data: {"candidates":[{bad')
+
+
+def test_an_answer_whose_last_event_lacks_its_blank_line_is_a_pair() -> None:
+    """Found by fuzzing: the property took it for none."""
+    events = b'data: {"choices":[{"delta":{"content":"a"},"finish_reason":"stop","index":0}]}\n\n'
+    properties.tee(bytes([0, 0]) + events + b"data: [DONE]")

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from apprentice_pipeline.errors import StoreError
 from apprentice_pipeline.records import Feedback, Verdict, date_of, now_us
-from apprentice_pipeline.stages.maintenance import DAY_US, Compacted, compact, retention_days
+from apprentice_pipeline.stages.maintenance import (
+    DAY_US,
+    WORTH_MERGING,
+    Compacted,
+    compact,
+    retention_days,
+    round_of_day,
+)
 from apprentice_pipeline.stages.results import append_records
 from apprentice_pipeline.store.drain import drain
 from apprentice_pipeline.store.spool import Spool
@@ -105,3 +114,40 @@ def test_a_round_that_was_cut_short_is_finished_by_the_next(
         assert compact(workspace) == Compacted(tables=0, expired_pairs=4)
         stones = workspace.state.tombstones("default", old[0].namespace)
         assert sorted(stone.pair_id for stone in stones) == sorted(each.pair_id for each in old)
+
+
+def test_two_rounds_at_once_expire_each_exchange_once(home: Any, captured: Captured) -> None:
+    """Dagster's schedule and the server's may meet."""
+    home.configure("capture: {retention_days: 10}")
+    with home.open() as workspace:
+        old = captured(workspace, 60, ago_us=11 * DAY_US)
+        young = captured(workspace, 20, skip=60, ago_us=9 * DAY_US)
+        with ThreadPoolExecutor(3) as pool:
+            rounds = [pool.submit(compact, workspace) for _ in range(3)]
+        assert sum(each.result().expired_pairs for each in rounds) == len(old)
+        assert ids(workspace) == {each.pair_id for each in young}
+        stones = workspace.state.tombstones("default", old[0].namespace)
+        assert sorted(stone.pair_id for stone in stones) == sorted(each.pair_id for each in old)
+        assert workspace.state.counters("default")["expired"] == len(old)
+
+
+def test_a_tenant_that_fails_holds_no_other_up(home: Any, captured: Captured) -> None:
+    home.configure("capture: {retention_days: 10}")
+    with home.open() as workspace:
+        captured(workspace, 3, tenant="aaa", ago_us=11 * DAY_US)
+        captured(workspace, 2, tenant="bbb", ago_us=11 * DAY_US)
+        for log in (workspace.home.lake / "aaa" / "captures" / "_delta_log").glob("*.json"):
+            log.write_text("no delta log")
+        with pytest.raises(StoreError, match="1 of the lake's tenants"):
+            compact(workspace)
+        assert ids(workspace, tenant="bbb") == set()
+
+
+def test_an_hourly_round_merges_what_is_worth_it(home: Any, captured: Captured) -> None:
+    with home.open() as workspace:
+        for number in range(4):
+            captured(workspace, 1, skip=number)
+        assert compact(workspace, at_least=4).tables == 0
+        assert compact(workspace, at_least=3).tables == 4
+        assert round_of_day(0, DAY_US) == round_of_day(DAY_US - 1, DAY_US) == 1
+        assert round_of_day(DAY_US, 2 * DAY_US - 1) == WORTH_MERGING

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import socket
@@ -10,7 +11,9 @@ import sqlite3
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -21,7 +24,7 @@ from apprentice_pipeline.records import Exchange
 from apprentice_pipeline.store import spool_process
 from apprentice_pipeline.store.drain import drain, waiting_rows
 from apprentice_pipeline.store.sealing import PlainRow, plain_row
-from apprentice_pipeline.store.spool_client import SpoolClient
+from apprentice_pipeline.store.spool_client import PROGRAM, SpoolClient
 from apprentice_pipeline.store.spool_file import Lock, claim
 from apprentice_pipeline.store.spool_frames import (
     AcknowledgementReader,
@@ -111,10 +114,96 @@ async def test_nothing_is_lost_or_doubled_when_the_writer_is_killed_at_any_momen
         waiting += [spool.put(record, tenant=TENANT) for record in records[300:]]
         await asyncio.wait_for(asyncio.gather(*waiting), 60)  # type: ignore[arg-type]
         acknowledged += [record.pair_id for record in records]
-        assert spool.writer_pid is None
         await asyncio.to_thread(spool.close)
         assert lost == ["lost"]
     assert sorted(stored(workspace)) == sorted(acknowledged)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Waits until it holds."""
+    for _ in range(6_000):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it never held")
+
+
+async def test_after_every_death_another_writer_comes_and_nothing_is_lost_or_doubled(
+    spool: SpoolClient, workspace: Workspace, exchange: Callable[..., Exchange], lost: list[str]
+) -> None:
+    """Records come all the time: before, while the thread writes, while it hands back, after."""
+    counts: Counter[str] = Counter()
+    spool.on_counts = lambda told: counts.update(told.get(("", ""), {}))
+    numbers, waiting, stopping = itertools.count(), list[Any](), asyncio.Event()
+    ids: list[str] = []
+
+    async def traffic() -> None:
+        while not stopping.is_set():
+            record = exchange(next(numbers))
+            ids.append(record.pair_id)
+            waiting.append(spool.put(record, tenant=TENANT))
+            await asyncio.sleep(0.001)
+
+    running, writers = asyncio.create_task(traffic()), set[int | None]([None])
+    for turn in range(4):
+        await until(lambda: spool.writer_pid not in writers)
+        pid = spool.writer_pid
+        assert pid is not None
+        writers.add(pid)
+        await asyncio.sleep(0.02 * turn)
+        os.kill(pid, signal.SIGKILL)
+    await until(lambda: spool.writer_pid not in writers)
+    stopping.set()
+    await running
+    await asyncio.wait_for(asyncio.gather(*waiting), 60)
+    assert spool.pending == spool.failed == 0
+    await until(lambda: len(lost) == 4)
+    assert counts == {"spool_writers_lost": 4, "spool_writers_started": 4}
+    assert sorted(stored(workspace)) == sorted(ids)
+
+
+@pytest.mark.parametrize("moment", ["thread", "ready", "leaving"])
+async def test_closing_at_any_moment_of_a_return_keeps_what_waits(
+    moment: str, workspace: Workspace, exchange: Callable[..., Exchange], lost: list[str]
+) -> None:
+    """And leaves no process: the spool's lock is free, so a drain removes the empty file."""
+    spool = SpoolClient.open(workspace, lambda: lost.append("lost"))
+    await spool.commit(exchange(0), tenant=TENANT)
+    assert spool.writer_pid is not None
+    os.kill(spool.writer_pid, signal.SIGKILL)
+    await until(lambda: spool._thread is not None)
+    if moment != "thread":
+        assert spool._start is not None
+        spool._start._thread.join(60)  # without the event loop, which would hand back at once
+    if moment == "leaving":
+        spool._hand_back()
+    for number in range(1, 30):
+        spool.put(exchange(number), tenant=TENANT)
+    coming = spool._next
+    spool.close()
+    assert coming is None or coming.process.poll() is not None
+    assert len(stored(workspace)) == 30
+    assert not list(workspace.home.spool.iterdir())
+
+
+async def test_a_writer_that_does_not_come_up_is_tried_again_while_the_thread_writes(
+    workspace: Workspace, exchange: Callable[..., Exchange]
+) -> None:
+    spool = SpoolClient.open(workspace)
+    await spool.commit(exchange(0), tenant=TENANT)
+    spool._program = "apprentice_pipeline.no_such_writer"
+    assert spool.writer_pid is not None
+    os.kill(spool.writer_pid, signal.SIGKILL)
+    await until(lambda: spool._start is not None)
+    for number in range(1, 40):
+        await spool.commit(exchange(number), tenant=TENANT)
+        await asyncio.sleep(0.05)
+    assert spool.writer_pid is None
+    spool._program = PROGRAM
+    await until(lambda: spool.writer_pid)
+    await spool.commit(exchange(40), tenant=TENANT)
+    spool.close()
+    assert len(stored(workspace)) == 41
 
 
 async def test_rows_drained_before_the_writer_died_are_not_written_again(

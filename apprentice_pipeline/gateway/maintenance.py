@@ -1,0 +1,140 @@
+"""The server's maintenance: retention and compaction without anybody's schedule.
+
+Belongs here: asking for the turn (`store.rounds`: one node of all that share the lake has it), the
+process that does a round (`maintenance_process`), telling of failures. Does not: the round
+(`stages.maintenance`).
+Promise: calls never wait for a round: it is a process of its own, at the lowest priority, gone when
+it is done. One that fails or dies is counted, told with its remedy, and tried again; Dagster's
+`compaction_schedule` may run beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+
+from apprentice_pipeline.errors import ApprenticeError, StoreError
+from apprentice_pipeline.records import now_us
+from apprentice_pipeline.store.handover import handed_over, shown
+from apprentice_pipeline.store.rounds import Round
+from apprentice_pipeline.store.workspace import Workspace
+
+ROUND = "maintenance"
+LOOK_S = 10.0
+LEASE_S, RENEW_S = 120.0, 20.0
+"""A node that died frees its turn after this long; one that lives says so this often."""
+RETRY_S = 300.0
+_PROGRAM = "apprentice_pipeline.gateway.maintenance_process"
+_WATCH_S = 0.2
+_US = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """Why a round came to no good end, and what to do."""
+
+    message: str
+    remedy: str
+
+
+class Maintenance:
+    """One server's part in the rounds. One thread; `look` is called again and again."""
+
+    def __init__(self, workspace: Workspace, stopping: threading.Event) -> None:
+        self._workspace = workspace
+        self._stopping = stopping
+        self._every_s = workspace.config.store.maintenance_interval_s
+
+    @property
+    def look_s(self) -> float:
+        """How often `look` should be called."""
+        return min(LOOK_S, self._every_s)
+
+    def look(self) -> None:
+        """Does the round if it is due and this node's turn; returns at its end, or at `stopping`.
+
+        Raises: StoreError when the state database does not answer.
+        """
+        rounds = self._workspace.state.rounds
+        mine = rounds.claim(
+            ROUND,
+            every_us=int(self._every_s * _US),
+            lease_us=int(LEASE_S * _US),
+            now_us=now_us(),
+        )
+        if mine is None:
+            return
+        process = self._start(mine)
+        try:
+            finished = self._wait(process, mine)
+        finally:
+            process.kill()
+            out, _ = process.communicate()
+        if not finished:
+            rounds.give_back(ROUND, mine)
+        elif failure := _failure(process.returncode, out):
+            self._tell(mine, failure)
+        else:
+            rounds.end(ROUND, mine, now_us=now_us(), every_us=int(self._every_s * _US))
+
+    def _start(self, mine: Round) -> subprocess.Popen[bytes]:
+        settings = self._workspace.settings
+        process = subprocess.Popen(
+            [sys.executable, "-m", _PROGRAM],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=shown(settings, os.environ),
+            process_group=0,  # as the workers: what is nice here is nice to them
+        )
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(handed_over(settings, previous_us=mine.done_us))
+            process.stdin.flush()  # it stays open: its end tells the process to leave
+        return process
+
+    def _wait(self, process: subprocess.Popen[bytes], mine: Round) -> bool:
+        """Whether it has ended; False once it is to be stopped. The turn is kept meanwhile."""
+        waited_s = 0.0
+        while process.poll() is None:
+            if self._stopping.wait(_WATCH_S):
+                return False
+            waited_s += _WATCH_S
+            if waited_s >= RENEW_S:
+                waited_s = 0.0
+                with contextlib.suppress(StoreError):  # a turn that is lost costs work, no row
+                    until_us = now_us() + int(LEASE_S * _US)
+                    self._workspace.state.rounds.renew(ROUND, mine, until_us=until_us)
+        return True
+
+    def _tell(self, mine: Round, failure: _Failure) -> None:
+        pause_s, at_us = min(RETRY_S, self._every_s), now_us()
+        remedy = f"; {failure.remedy}" if failure.remedy else ""
+        sys.stderr.write(
+            f"apprentice gateway: retention and compaction failed: {failure.message}{remedy}; "
+            f"trying again in {pause_s:.0f} s\n"
+        )
+        sys.stderr.flush()
+        state = self._workspace.state
+        with contextlib.suppress(ApprenticeError):
+            message = f"retention and compaction failed: {failure.message}{remedy}"
+            state.add_alert("", "", "gateway_maintenance", message, now_us=at_us)
+        state.rounds.fail(ROUND, mine, due_us=at_us + int(pause_s * _US))
+
+
+def _failure(status: int, out: bytes) -> _Failure | None:
+    """What the process told of its end; None where all went well."""
+    if status == 0:
+        return None
+    try:
+        told = json.loads(out)
+        return _Failure(str(told["message"]), str(told["remedy"]))
+    except (ValueError, KeyError, TypeError):
+        return _Failure(
+            f"its process ended with status {status}",
+            "see standard error; with -9 it was killed, perhaps for memory",
+        )
