@@ -52,7 +52,7 @@ def sync(work: Callable[[openai.OpenAI], Any], **settings: Any) -> Callable[[Sid
     """A case with the synchronous client."""
 
     def call(side: Side) -> Any:
-        given = {"api_key": "sk-x", "max_retries": 0, **settings}
+        given = {**side.given, "max_retries": 0, **settings}
         with openai.OpenAI(base_url=side.openai, **given) as client:
             return work(client)
 
@@ -63,7 +63,7 @@ def asynchronous(work: Callable[[openai.AsyncOpenAI], Awaitable[Any]]) -> Callab
     """A case with the asynchronous client."""
 
     async def run(side: Side) -> Any:
-        given: Any = {"base_url": side.openai, "api_key": "sk-x", "max_retries": 0}
+        given: Any = {"base_url": side.openai, **side.given, "max_retries": 0}
         async with openai.AsyncOpenAI(**given) as client:
             return await work(client)
 

@@ -13,58 +13,50 @@ It returns what went over the gateway, with the exchanges that the gateway recor
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import orjson
 import pytest
 
-from apprentice_pipeline.settings import load_settings
-from apprentice_pipeline.store.drain import drain
-from apprentice_pipeline.store.workspace import Workspace
+from tests.conformance.conformance_gateway import PROVIDER_KEY, Recorded, Row, Served, serving
 from tests.conformance.conformance_provider import Provider
 from tests.conformance.conformance_tap import Headers, Request, Seen, Tap
 
-CONFIG = """\
-remote: {{endpoints: {{openai: "{url}", anthropic: "{url}"}}}}
-gateway: {{commit_timeout_ms: 30000}}
-store: {{drain_interval_s: 3600}}
-"""
 HOP_BY_HOP = {
     "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer",
     "transfer-encoding", "upgrade",
 }  # fmt: skip
 CAPTURED = {"", "/chat/completions", "/responses", "/messages"}
+GENERATES = re.compile(r"/models/[^/]+:(stream)?[gG]enerateContent$")
 ORIGIN = re.compile(r"^http://[^/]*")
-PREFIX = re.compile(r"^/v1/capture/(openai|anthropic)(?=/|$)")
+PREFIX = re.compile(r"^/v1/capture/(openai|anthropic|gemini)(?=/|$)")
+
+CREDENTIALS = {
+    "openai": ("authorization", f"Bearer {PROVIDER_KEY}"),
+    "anthropic": ("x-api-key", PROVIDER_KEY),
+    "gemini": ("x-goog-api-key", PROVIDER_KEY),
+}
 
 
 @dataclass(frozen=True)
 class Side:
-    """Where a client is pointed. `through` is true before the gateway."""
+    """Where a client is pointed, and what it is given: an API key and headers of ours, if any.
+    `through` is true before the gateway."""
 
     port: int
     openai: str
     anthropic: str
+    gemini: str
     through: bool
+    key: str = PROVIDER_KEY
+    headers: dict[str, str] = field(default_factory=dict)
 
-
-@dataclass(frozen=True)
-class Row:
-    """One recorded exchange, opened."""
-
-    facts: dict[str, Any]
-    input: Any
-    output: Any
-
-    def __getattr__(self, name: str) -> Any:
-        return self.facts[name]
+    @property
+    def given(self) -> dict[str, Any]:
+        """What an SDK of OpenAI or Anthropic is made with."""
+        return {"api_key": self.key, "default_headers": self.headers}
 
 
 @dataclass(frozen=True)
@@ -79,50 +71,6 @@ class Run:
     def row(self) -> Row:
         assert len(self.rows) == 1
         return self.rows[0]
-
-
-class Recorded:
-    """The gateway process's lake."""
-
-    def __init__(self, workspace: Workspace) -> None:
-        self._workspace = workspace
-
-    def since(self, known: set[str], expected: int, *, wait_s: float = 60.0) -> list[Row]:
-        """The exchanges that are not `known`, oldest first: `expected` of them, each once."""
-        end = time.monotonic() + wait_s
-        while len(found := self._new(known)) < expected and time.monotonic() < end:
-            time.sleep(0.05)
-        assert len(found) == expected, "exchanges lost, or recorded twice"
-        return [self._open(row) for row in found]
-
-    def ids(self) -> set[str]:
-        """The exchanges there are."""
-        self._drain()
-        frame = self._workspace.lake.scan("default", "captures").select("pair_id").collect()
-        return set(frame["pair_id"])
-
-    def _new(self, known: set[str]) -> list[dict[str, Any]]:
-        import polars as pl
-
-        self._drain()
-        scan = self._workspace.lake.scan("default", "captures")
-        frame = scan.filter(~pl.col("pair_id").is_in(list(known))).collect()
-        return frame.sort("pair_id").to_dicts()
-
-    def _drain(self) -> None:
-        report = drain(self._workspace.home.spool, self._workspace.lake)
-        assert (report.failed, report.rejected, report.damaged) == (0, 0, 0), report.error
-
-    def _open(self, row: dict[str, Any]) -> Row:
-        opened = {}
-        for name in ("input", "output"):
-            opened[name] = None
-            if row[name] is not None:
-                place = {key: row[key] for key in ("namespace", "pair_id")}
-                plain = self._workspace.vault.open(row[name], tenant="default", field=name, **place)
-                opened[name] = orjson.loads(plain)
-        facts = {name: value for name, value in row.items() if name not in opened}
-        return Row(facts, **opened)
 
 
 Both = Callable[..., Run]
@@ -140,62 +88,86 @@ def providers() -> Iterator[tuple[Provider, Provider]]:
 @pytest.fixture(scope="session")
 def gateway(
     providers: tuple[Provider, Provider], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[int, Recorded]]:
-    """A gateway process, as `apprentice serve` starts it: its port, and its lake."""
-    folder = tmp_path_factory.mktemp("conformance")
-    config = folder / "apprentice.yaml"
-    config.write_text(CONFIG.format(url=providers[1].url))
-    ours = {"APPRENTICE_HOME": str(folder / "home"), "APPRENTICE_CONFIG": str(config)}
-    environment = {**os.environ, **ours}
-    command = [sys.executable, "-m", "apprentice_pipeline.cli", "serve", "--port", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment) as process:
-        try:
-            workspace = Workspace.open(load_settings(environment))
-            yield _port(process), Recorded(workspace)
-            workspace.close()
-        finally:
-            process.terminate()
-
-
-def _port(process: subprocess.Popen[bytes]) -> int:
-    """The port that a starting gateway announces."""
-    assert process.stderr is not None
-    said = b""
-    while (found := re.search(rb"http://127\.0\.0\.1:(\d+)", said)) is None:
-        line = process.stderr.readline()
-        assert line, f"the gateway did not start: {said.decode()}"
-        said += line
-    return int(found.group(1))
+) -> Iterator[Served]:
+    """A gateway process without keys."""
+    with serving(tmp_path_factory.mktemp("conformance"), providers[1].url) as served:
+        yield served
 
 
 @pytest.fixture(scope="session")
-def sides(
-    providers: tuple[Provider, Provider], gateway: tuple[int, Recorded]
-) -> Iterator[tuple[tuple[Tap, Side], tuple[Tap, Side]]]:
-    direct, through = Tap(providers[0].port), Tap(gateway[0])
+def keyed_gateway(
+    providers: tuple[Provider, Provider], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
+    """A gateway process that wants keys."""
+    with serving(tmp_path_factory.mktemp("keyed"), providers[1].url, keyed=True) as served:
+        yield served
+
+
+Sides = tuple[tuple[Tap, Side], tuple[Tap, Side]]
+
+
+@contextlib.contextmanager
+def tapped(provider: Provider, served: Served) -> Iterator[Sides]:
+    """A tap and its side before the provider, and before a gateway."""
+    direct, through = Tap(provider.port), Tap(served.port)
     base, before = f"http://127.0.0.1:{direct.port}", f"http://127.0.0.1:{through.port}/v1/capture"
+    openai, anthropic, gemini = (f"{before}/{name}" for name in ("openai", "anthropic", "gemini"))
     yield (
-        (direct, Side(direct.port, f"{base}/v1", base, through=False)),
-        (through, Side(through.port, f"{before}/openai/v1", f"{before}/anthropic", through=True)),
+        (direct, Side(direct.port, f"{base}/v1", base, base, through=False)),
+        (through, Side(through.port, f"{openai}/v1", anthropic, gemini, through=True)),
     )
     direct.close()
     through.close()
 
 
+@pytest.fixture(scope="session")
+def sides(providers: tuple[Provider, Provider], gateway: Served) -> Iterator[Sides]:
+    with tapped(providers[0], gateway) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def keyed_sides(providers: tuple[Provider, Provider], keyed_gateway: Served) -> Iterator[Sides]:
+    with tapped(providers[0], keyed_gateway) as made:
+        yield made
+
+
 @pytest.fixture
-def both(
+def both(providers: tuple[Provider, Provider], sides: Sides, recorded: Recorded) -> Both:
+    """`both(call, table, …)` before the keyless gateway: see `Twice`."""
+    return Twice(providers, sides, recorded)
+
+
+@pytest.fixture(params=["capture key beside the provider's", "capture key alone"])
+def keyed_both(
+    request: pytest.FixtureRequest,
     providers: tuple[Provider, Provider],
-    sides: tuple[tuple[Tap, Side], tuple[Tap, Side]],
-    recorded: Recorded,
+    keyed_sides: Sides,
+    keyed_gateway: Served,
 ) -> Both:
-    """`both(call, table, alike=…, left=…, **settings)`: see the module.
+    """The same before a gateway that wants keys.
 
-    `table` and `settings` are the stand-in's. Not `alike`: the calls come in no certain order,
-    or end when they end, so that only their values are compared. `left`: so many clients leave
-    while a response is under way, which the provider must notice.
+    The client has a capture key in a header and its own provider key, or a capture key as its
+    API key and nothing else: then the provider's is the one that is sealed on the server.
     """
+    key, (direct, (tap, side)) = keyed_gateway.key, keyed_sides
+    alone = request.param == "capture key alone"
+    given = {"key": key} if alone else {"headers": {"x-apprentice-key": key}}
+    sides = direct, (tap, replace(side, **given))
+    return Twice(providers, sides, keyed_gateway.recorded, key)
 
-    def run(
+
+@dataclass(frozen=True)
+class Twice:
+    """Runs a case against both sides: see the module."""
+
+    providers: tuple[Provider, Provider]
+    sides: Sides
+    recorded: Recorded
+    key: str = ""
+
+    def __call__(
+        self,
         call: Callable[[Side], Any],
         table: Any = None,
         *,
@@ -203,8 +175,14 @@ def both(
         left: int = 0,
         **settings: Any,
     ) -> Run:
-        known, values, passed = recorded.ids(), [], []
-        for provider, (tap, side) in zip(providers, sides, strict=True):
+        """`table` and `settings` are the stand-in's.
+
+        Not `alike`: the calls come in no certain order, or end when they end, so that only their
+        values are compared. `left`: so many clients leave while a response is under way, which
+        the provider must notice.
+        """
+        known, values, passed = self.recorded.ids(), [], []
+        for provider, (tap, side) in zip(self.providers, self.sides, strict=True):
             tap.take()  # of a case that failed
             provider.restart(table or {}, **settings)
             values.append(call(side))
@@ -216,25 +194,41 @@ def both(
         if alike:
             for one, other in zip(direct, through, strict=True):
                 same_response(one, other, left=bool(left))
-        same_requests(through, providers[1].seen)
-        rows = recorded.since(known, sum(is_captured(seen.request) for seen in through))
+        same_requests([unkeyed(seen, self.key) for seen in through], self.providers[1].seen)
+        assert not self.key or self.key not in repr(self.providers[1].seen)
+        rows = self.recorded.since(known, sum(is_captured(seen.request) for seen in through))
         named = {seen.response.header("x-apprentice-pair-id") for seen in through if seen.response}
         assert named - {None} <= {row.pair_id for row in rows}
         return Run(values[1], through, rows)
 
-    return run
-
 
 @pytest.fixture
-def recorded(gateway: tuple[int, Recorded]) -> Recorded:
-    """The gateway's lake."""
-    return gateway[1]
+def recorded(gateway: Served) -> Recorded:
+    """The keyless gateway's lake."""
+    return gateway.recorded
+
+
+def unkeyed(seen: Seen, key: str) -> Seen:
+    """What was sent, as the provider is to get it: for a capture key the provider's own, in the
+    header that this provider's reference names."""
+    if not key:
+        return seen
+    found = PREFIX.match(ORIGIN.sub("", seen.request.target))
+    assert found is not None
+    credential = CREDENTIALS[found.group(1)]
+    headers = [
+        header if key not in header[1] else credential
+        for header in seen.request.headers
+        if not header[0].startswith("x-apprentice-")
+    ]
+    return replace(seen, request=replace(seen.request, headers=headers))
 
 
 def is_captured(request: Request) -> bool:
     """Whether the gateway is to record a request."""
     path = PREFIX.sub("", ORIGIN.sub("", request.target)).partition("?")[0].removeprefix("/v1")
-    return request.method == "POST" and not request.cut and path.rstrip("/") in CAPTURED
+    known = path.rstrip("/") in CAPTURED or GENERATES.search(path)
+    return request.method == "POST" and not request.cut and bool(known)
 
 
 def same_response(direct: Seen, through: Seen, *, left: bool = False) -> None:
@@ -295,7 +289,15 @@ def end_to_end(headers: Headers, dropped: set[str] | frozenset[str] = frozenset(
 @pytest.fixture(autouse=True)
 def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients that read proxy settings go straight to the loopback."""
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "OPENAI_API_KEY", "OPENAI_BASE_URL"):
+    for name in (
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+        "OPENAI_API_KEY",
+        "OPENAI_BASE_URL",
+        "GEMINI_API_KEY",
+        "GOOGLE_API_KEY",
+    ):
         for spelling in (name, name.lower()):
             with contextlib.suppress(KeyError):
                 monkeypatch.delenv(spelling)

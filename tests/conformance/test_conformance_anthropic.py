@@ -2,80 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import json
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anthropic
 import pytest
 
-from tests.conformance.conftest import Both, Row, Side
-
-MODEL = "claude-haiku-4-5-20251001"
-LONG = "a long answer that comes in more than one piece: é, 漢字, 😀 and so on, to its end"
-TOOLS: Any = [
-    {
-        "name": name,
-        "description": "",
-        "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}},
-    }
-    for name in ("weather", "time")
-]
-CALLS = [
-    {"name": "weather", "arguments": {"city": "Zürich"}},
-    {"name": "time", "arguments": {"city": "Lima"}},
-]
-THOUGHT = "Two places, so two look-ups."
-EVERYTHING: Any = {"$reply": {"text": "Looking.", "thinking": THOUGHT, "calls": CALLS}}
-REFUSAL: Any = {"$reply": {"refusal": "I will not help with that."}}
-PIXEL = base64.b64encode(bytes(range(200))).decode()
-
-
-def user(content: Any, *before: Any) -> Any:
-    return [*before, {"role": "user", "content": content}]
-
-
-def sync(work: Callable[[anthropic.Anthropic], Any], **settings: Any) -> Callable[[Side], Any]:
-    """A case with the synchronous client."""
-
-    def call(side: Side) -> Any:
-        given: Any = {"api_key": "sk-x", "max_retries": 0, **settings}
-        with anthropic.Anthropic(base_url=side.anthropic, **given) as client:
-            return work(client)
-
-    return call
-
-
-def asynchronous(
-    work: Callable[[anthropic.AsyncAnthropic], Awaitable[Any]],
-) -> Callable[[Side], Any]:
-    """A case with the asynchronous client."""
-
-    async def run(side: Side) -> Any:
-        given: Any = {"base_url": side.anthropic, "api_key": "sk-x", "max_retries": 0}
-        async with anthropic.AsyncAnthropic(**given) as client:
-            return await work(client)
-
-    return lambda side: asyncio.run(run(side))
-
-
-def ask(**more: Any) -> Callable[[Side], Any]:
-    """A message, whole or as its events, as plain values."""
-
-    def work(client: anthropic.Anthropic) -> Any:
-        answer = client.messages.create(**{"model": MODEL, "max_tokens": 2_000, **more})
-        if more.get("stream"):
-            return [event.model_dump() for event in answer]
-        return answer.model_dump()
-
-    return sync(work)
-
-
-def calls_of(row: Row) -> list[tuple[str, Any]]:
-    functions = [call["function"] for call in row.output["tool_calls"]]
-    return [(function["name"], json.loads(function["arguments"])) for function in functions]
+from tests.conformance.conformance_anthropic import (
+    CALLS,
+    EVERYTHING,
+    LONG,
+    MODEL,
+    PIXEL,
+    THOUGHT,
+    TOOLS,
+    ask,
+    asynchronous,
+    calls_of,
+    sync,
+    user,
+)
+from tests.conformance.conftest import Both
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -226,87 +173,3 @@ def test_the_raw_response_and_its_headers(both: Both) -> None:
 
     run = both(sync(work), {"ping": LONG})
     assert run.value[0].startswith("req_")
-
-
-# --- what is an exchange and no pair ------------------------------------------------------------
-
-
-@pytest.mark.parametrize("streamed", [False, True])
-def test_an_answer_cut_by_its_limit_is_no_pair(both: Both, streamed: bool) -> None:
-    run = both(ask(messages=user("ping"), max_tokens=3, stream=streamed), {"ping": LONG})
-    assert (run.row.is_pair, run.row.complete, run.row.ending) == (False, True, "cut")
-    assert run.row.output == LONG[:12]
-
-
-@pytest.mark.parametrize("streamed", [False, True])
-@pytest.mark.parametrize("stop", ["model_context_window_exceeded", "pause_turn"])
-def test_an_answer_that_stopped_half_way_is_no_pair(both: Both, streamed: bool, stop: str) -> None:
-    table = {"ping": {"$reply": {"text": "half an", "stop": stop}}}
-    run = both(ask(messages=user("ping"), stream=streamed), table)
-    assert (run.row.is_pair, run.row.complete, run.row.ending) == (False, True, "cut")
-
-
-@pytest.mark.parametrize("streamed", [False, True])
-def test_a_refusal_is_kept_whole_and_no_pair(both: Both, streamed: bool) -> None:
-    run = both(ask(messages=user("ping"), stream=streamed), {"ping": REFUSAL})
-    assert (run.row.is_pair, run.row.complete, run.row.ending) == (False, True, "refused")
-    assert run.row.output == REFUSAL["$reply"]["refusal"]
-
-
-@pytest.mark.parametrize("streamed", [False, True])
-@pytest.mark.parametrize(
-    ("settings", "error"),
-    [
-        ({"error_share": 1.0}, anthropic.InternalServerError),
-        ({"overload_share": 1.0}, anthropic.APIStatusError),
-        ({"rate_limit": 0}, anthropic.RateLimitError),
-        ({"require_key": "sk-other"}, anthropic.AuthenticationError),
-    ],
-)
-def test_an_error_is_an_exchange_and_no_pair(
-    both: Both, streamed: bool, settings: Any, error: type[anthropic.APIStatusError]
-) -> None:
-    def work(client: anthropic.Anthropic) -> Any:
-        with pytest.raises(error) as raised:
-            client.messages.create(
-                model=MODEL, max_tokens=50, messages=user("ping"), stream=streamed
-            )
-        return raised.value.status_code, raised.value.body
-
-    run = both(sync(work), {"ping": "pong"}, **settings)
-    assert (run.row.is_pair, run.row.status, run.row.output) == (False, run.value[0], None)
-
-
-def test_a_stream_that_the_provider_breaks_off(both: Both) -> None:
-    def work(client: anthropic.Anthropic) -> Any:
-        got: list[Any] = []
-        events = client.messages.create(
-            model=MODEL, max_tokens=2_000, messages=user("ping"), stream=True
-        )
-        with pytest.raises(Exception, match=r"incomplete|Connection error") as raised:
-            got.extend(event.model_dump() for event in events)
-        return got, type(raised.value).__name__
-
-    run = both(sync(work), {"ping": LONG}, cut_share=1.0)
-    assert (run.row.is_pair, run.row.complete) == (False, False)
-    assert LONG.startswith(run.row.output)
-
-
-def test_the_sdk_s_retries_are_each_an_exchange(both: Both) -> None:
-    def work(client: anthropic.Anthropic) -> Any:
-        return client.messages.create(
-            model=MODEL, max_tokens=50, messages=user("ping")
-        ).model_dump()
-
-    run = both(sync(work, max_retries=9), {"ping": "pong"}, overload_share=0.5, seed=8)
-    assert [row.is_pair for row in run.rows] == [False, True]
-
-
-def test_a_client_that_leaves_mid_stream_ends_the_upstream_call(both: Both) -> None:
-    def work(client: anthropic.Anthropic) -> Any:
-        with client.messages.stream(model=MODEL, max_tokens=2_000, messages=user("ping")) as stream:
-            return next(iter(stream.text_stream))
-
-    run = both(sync(work), {"ping": LONG * 40}, chunk_delay_ms=50.0, left=1)
-    assert (run.row.is_pair, run.row.complete, run.row.status) == (False, False, 200)
-    assert (LONG * 40).startswith(run.row.output)

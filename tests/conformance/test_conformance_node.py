@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.conformance.conftest import Both, Side
 
 FOLDER = Path(__file__).parent / "node"
@@ -31,10 +33,11 @@ def node(*cases: str) -> Callable[[Side], Any]:
 
     def call(side: Side) -> Any:
         kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+        given = {"apiKey": side.key, "defaultHeaders": side.headers}
         done = subprocess.run(
             ["node", "calls.mjs", ",".join(cases), side.openai, side.anthropic],
             cwd=FOLDER,
-            env=kept,
+            env={**kept, "GIVEN": json.dumps(given)},
             capture_output=True,
             timeout=120,
         )
@@ -73,6 +76,10 @@ def test_what_is_not_captured_passes_all_the_same(both: Both) -> None:
     assert both(node("openai_files", "message_aside")).rows == []
 
 
-def test_a_client_that_leaves_mid_stream_ends_the_upstream_call(both: Both) -> None:
-    run = both(node("chat_leave"), {"ping": LONG * 40}, chunk_delay_ms=50.0, left=1)
-    assert (run.row.is_pair, run.row.complete) == (False, False)
+LEAVING = ("chat_leave", "response_leave", "message_leave", "message_signal")
+
+
+@pytest.mark.parametrize("case", LEAVING)
+def test_a_client_that_leaves_mid_stream_ends_the_upstream_call(both: Both, case: str) -> None:
+    run = both(node(case), {"ping": LONG * 40}, chunk_delay_ms=50.0, left=1)
+    assert (run.row.is_pair, run.row.complete, run.row.status) == (False, False, 200)

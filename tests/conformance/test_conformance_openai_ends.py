@@ -7,7 +7,17 @@ from typing import Any
 import openai
 import pytest
 
-from tests.conformance.conformance_openai import LONG, MODEL, REFUSAL, ask, respond, sync, user
+from tests.conformance.conformance_leaving import cancelled_after, cancelled_in
+from tests.conformance.conformance_openai import (
+    LONG,
+    MODEL,
+    REFUSAL,
+    ask,
+    asynchronous,
+    respond,
+    sync,
+    user,
+)
 from tests.conformance.conftest import Both, Run
 
 # --- what is an exchange and no pair ------------------------------------------------------------
@@ -147,3 +157,50 @@ def test_a_client_that_leaves_mid_stream_ends_the_upstream_call(both: Both) -> N
     assert (run.row.is_pair, run.row.complete, run.row.status) == (False, False, 200)
     assert (LONG * 40).startswith(run.row.output)
     assert run.row.output
+
+
+def test_a_response_that_is_left_mid_stream_ends_the_upstream_call(both: Both) -> None:
+    def work(client: openai.OpenAI) -> Any:
+        stream = client.responses.create(model=MODEL, input="ping", stream=True)
+        first = [next(stream).type for _ in range(6)]
+        stream.close()
+        return first
+
+    run = both(sync(work), {"ping": LONG * 40}, chunk_delay_ms=50.0, left=1)
+    assert run.value[-1] == "response.output_text.delta"
+    assert (run.row.endpoint, run.row.is_pair, run.row.complete) == ("responses", False, False)
+    assert (LONG * 40).startswith(run.row.output)
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "responses"])
+def test_a_task_that_is_cancelled_mid_stream_ends_the_upstream_call(
+    both: Both, endpoint: str
+) -> None:
+    async def work(client: openai.AsyncOpenAI) -> Any:
+        if endpoint == "chat":
+            asked: Any = client.chat.completions.create(
+                model=MODEL, messages=user("ping"), stream=True
+            )
+        else:
+            asked = client.responses.create(model=MODEL, input="ping", stream=True)
+        await cancelled_in(asked)
+
+    run = both(asynchronous(work), {"ping": LONG * 40}, chunk_delay_ms=50.0, left=1)
+    assert (run.row.is_pair, run.row.complete, run.row.status) == (False, False, 200)
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "responses"])
+def test_a_task_that_is_cancelled_mid_call_leaves_an_answer_that_is_kept(
+    both: Both, endpoint: str
+) -> None:
+    """As a client whose time is up: what is paid for is kept."""
+
+    async def work(client: openai.AsyncOpenAI) -> Any:
+        if endpoint == "chat":
+            asked: Any = client.chat.completions.create(model=MODEL, messages=user("ping"))
+        else:
+            asked = client.responses.create(model=MODEL, input="ping")
+        await cancelled_after(asked, 0.5)
+
+    run = both(asynchronous(work), {"ping": LONG}, alike=False, latency_ms=1_500.0)
+    assert (run.row.is_pair, run.row.output) == (True, LONG)

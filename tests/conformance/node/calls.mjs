@@ -1,13 +1,15 @@
 // The official Node SDKs, as their users call them. `node calls.mjs CASE,CASE OPENAI ANTHROPIC`
 // runs the cases against two base URLs and prints what the client got of each, as one JSON array.
+// GIVEN in the environment: the clients' key and headers, as JSON.
 import process from "node:process";
 
 import Anthropic from "@anthropic-ai/sdk";
 import OpenAI, { toFile } from "openai";
 
 const [, , wanted, openaiUrl, anthropicUrl] = process.argv;
-const gpt = new OpenAI({ baseURL: openaiUrl, apiKey: "sk-x", maxRetries: 0 });
-const claude = new Anthropic({ baseURL: anthropicUrl, apiKey: "sk-x", maxRetries: 0 });
+const given = { maxRetries: 0, ...JSON.parse(process.env.GIVEN) };
+const gpt = new OpenAI({ baseURL: openaiUrl, ...given });
+const claude = new Anthropic({ baseURL: anthropicUrl, ...given });
 const messages = [{ role: "user", content: "ping" }];
 const asked = { model: "gpt-4o", messages };
 const said = { model: "claude-haiku-4-5-20251001", max_tokens: 2000, messages };
@@ -53,6 +55,13 @@ const cases = {
       return chunk;
     }
   },
+  response_leave: async () => {
+    const stream = await gpt.responses.create({ model: "gpt-4o", input: "ping", stream: true });
+    for await (const event of stream) {
+      stream.controller.abort();
+      return event.type;
+    }
+  },
   response: () => gpt.responses.create({ model: "gpt-4o", input: "ping" }),
   response_stream: async () =>
     all(await gpt.responses.create({ model: "gpt-4o", input: "ping", stream: true })),
@@ -72,6 +81,19 @@ const cases = {
       })
       .finalMessage(),
   message_error: () => failure(claude.messages.create(said)),
+  message_leave: async () => {
+    const stream = await claude.messages.create({ ...said, stream: true });
+    for await (const event of stream) {
+      stream.controller.abort();
+      return event.type;
+    }
+  },
+  message_signal: async () => {
+    const leaving = new AbortController();
+    const stream = claude.messages.stream(said, { signal: leaving.signal });
+    stream.on("text", () => leaving.abort());
+    return failure(stream.finalMessage());
+  },
   message_aside: async () => {
     const requests = [{ custom_id: "one", params: said }];
     const batch = await claude.messages.batches.create({ requests });
