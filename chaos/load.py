@@ -1,7 +1,7 @@
 """Customers: threads that ask through the gateway and note which answers they got whole.
 
-Belongs here: requests of both providers, plain and streamed, each with an id of its own in the
-prompt; reading answers as an SDK would. Does not: the gateway, what was kept.
+Belongs here: connections, reading answers as an SDK would. Does not: what is asked (`forms`), the
+gateway, what was kept.
 An answer is delivered when its client has all of it: every byte of a body, or a stream's
 terminal event, even if the connection dies right after.
 """
@@ -11,43 +11,29 @@ from __future__ import annotations
 import contextlib
 import http.client
 import itertools
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-ASKED: Final = "chaos"
-"""The word before a prompt's id."""
+from chaos.forms import Asking, Watch, asking
+
 _TIMEOUT_S: Final = 60.0
 _PAUSE_S: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
-    """One way to ask. `terminal` ends a stream; empty: the answer is one body."""
-
-    path: str
-    model: str
-    terminal: bytes = b""
-
-
-FORMS: Final = (
-    Form("/v1/capture/openai/v1/chat/completions", "gpt-4o"),
-    Form("/v1/capture/openai/v1/chat/completions", "gpt-4o", b"data: [DONE]\n\n"),
-    Form("/v1/capture/anthropic/v1/messages", "claude-haiku-4-5-20251001"),
-    Form("/v1/capture/anthropic/v1/messages", "claude-haiku-4-5-20251001", b"message_stop"),
-)
-
-
-@dataclass(frozen=True, slots=True)
 class Delivered:
-    """One answer that its client has whole: the id in its prompt, the id of its pair."""
+    """One answer that its client has whole: the id in its prompt, the id of its pair, how it was
+    asked for, the time from its request to its end."""
 
     asked: str
     pair_id: str
     streamed: bool
+    form: str = ""
+    manner: str = ""
+    seconds: float = 0.0
 
 
 class Customers:
@@ -104,56 +90,52 @@ class Customers:
 
     def _ask(self, connection: http.client.HTTPConnection) -> bool:
         """One call; whether the connection is still good."""
-        number = next(self._numbers)
-        form, asked = FORMS[number % len(FORMS)], f"{ASKED}-{number:08d}"
+        call, began = asking(next(self._numbers)), time.monotonic()
         try:
-            connection.request("POST", form.path, _body(form, asked), _HEADERS)
+            connection.request(
+                "POST",
+                call.form.path,
+                call.body(),
+                call.headers,
+                encode_chunked=call.manner == "chunked",
+            )
             response = connection.getresponse()
             if response.status != 200:
                 response.read()
                 self._count(refused=1)
                 return True
-            pair_id = response.getheader("x-apprentice-pair-id") or ""
-            return self._read(response, Delivered(asked, pair_id, bool(form.terminal)), form)
+            self._read(response, call, began)
         except (OSError, http.client.HTTPException):
             self._count(cut=1)
             return False
-
-    def _read(self, response: http.client.HTTPResponse, delivered: Delivered, form: Form) -> bool:
-        """Reads an answer to its end; notes it the moment that it is whole."""
-        if not form.terminal:
-            response.read()
-            self.delivered.append(delivered)
-            return True
-        seen = b""
-        while piece := response.read1(1 << 16):
-            whole = form.terminal in seen
-            seen += piece
-            if form.terminal in seen and not whole:
-                self.delivered.append(delivered)
-        if form.terminal not in seen:
-            raise http.client.IncompleteRead(seen)
         return True
+
+    def _read(self, response: http.client.HTTPResponse, call: Asking, began: float) -> None:
+        """Reads an answer to its end; notes it the moment that it is whole."""
+        if not call.form.terminal:
+            response.read()
+            self._note(response, call, began)
+            return
+        watch = Watch(call.form.terminal, response.getheader("content-encoding") or "")
+        while piece := response.read1(1 << 16):
+            if watch.feed(piece):
+                self._note(response, call, began)
+        if not watch.ended:
+            raise http.client.IncompleteRead(b"")
+
+    def _note(self, response: http.client.HTTPResponse, call: Asking, began: float) -> None:
+        self.delivered.append(
+            Delivered(
+                asked=call.asked,
+                pair_id=response.getheader("x-apprentice-pair-id") or "",
+                streamed=bool(call.form.terminal),
+                form=call.form.name,
+                manner=call.manner,
+                seconds=time.monotonic() - began,
+            )
+        )
 
     def _count(self, cut: int = 0, refused: int = 0) -> None:
         with self._lock:
             self.cut += cut
             self.refused += refused
-
-
-_HEADERS: Final = {
-    "content-type": "application/json",
-    "authorization": "Bearer chaos",
-    "anthropic-version": "2023-06-01",
-}
-
-
-def _body(form: Form, asked: str) -> bytes:
-    return json.dumps(
-        {
-            "model": form.model,
-            "max_tokens": 64,
-            "messages": [{"role": "user", "content": f"Ticket {asked}: where is my parcel?"}],
-            **({"stream": True} if form.terminal else {}),
-        }
-    ).encode()

@@ -6,6 +6,7 @@ A violation names ids and counts, never content.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -13,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chaos.load import ASKED, Delivered
+from chaos.forms import ASKED
+from chaos.load import Delivered
 
 if TYPE_CHECKING:
     from apprentice_pipeline.store.workspace import Workspace
@@ -45,10 +47,11 @@ class Remains:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was found; all but the first two are violations."""
+    """What was found; all but the first three are violations."""
 
     delivered: int
     rows: int
+    late_lost: int = 0
     lost: int = 0
     doubled: int = 0
     strangers: int = 0
@@ -72,12 +75,14 @@ class Verdict:
         )
 
 
-def judge(delivered: Sequence[Delivered], remains: Remains) -> Verdict:
-    """`lost`: delivered without a pair of that id; `doubled`: an id or a prompt in more than one
-    row; `strangers`: the pair of that id holds another prompt; `unopened`: rows whose content
-    does not open."""
+def judge(delivered: Sequence[Delivered], remains: Remains, timeout_s: float = math.inf) -> Verdict:
+    """`lost`: delivered without a pair of that id; `late_lost`: the same of an answer that took
+    `timeout_s` or longer, so that the gateway may have released it at risk; `doubled`: an id or a
+    prompt in more than one row; `strangers`: the pair of that id holds another prompt;
+    `unopened`: rows whose content does not open."""
     pairs = {row.pair_id: row.asked for row in remains.rows if row.is_pair}
-    lost = [each.pair_id or each.asked for each in delivered if each.pair_id not in pairs]
+    missing = [each for each in delivered if each.pair_id not in pairs]
+    lost = [each.pair_id or each.asked for each in missing if each.seconds < timeout_s]
     strangers = [
         each.pair_id for each in delivered if pairs.get(each.pair_id, each.asked) != each.asked
     ]
@@ -89,6 +94,7 @@ def judge(delivered: Sequence[Delivered], remains: Remains) -> Verdict:
     return Verdict(
         delivered=len(delivered),
         rows=len(remains.rows),
+        late_lost=len(missing) - len(lost),
         lost=len(lost),
         doubled=len(doubled),
         strangers=len(strangers),

@@ -159,7 +159,12 @@ class Captures:
         Raises: Refusal; 403 where a capture key would reach more than captures with it.
         """
         if caller.role == "capture" and endpoint is None:
-            raise Refusal(403, "a capture key may only post captures with the stored provider key")
+            raise Refusal(
+                403,
+                "a capture key may only post captures with the stored provider key",
+                remedy="token counts, models, files and batches need a tenant key, or the "
+                "provider's own key and the capture key in x-apprentice-key",
+            )
         headers.replace_credentials(provider, await self._access.provider_key(caller, provider))
 
     async def _pass(self, passage: Passage) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from chaos.forms import FORMS, MANNERS, Watch
 from chaos.load import Delivered
 from chaos.proof import Kept, Remains, judge
 
@@ -31,7 +34,11 @@ def test_nothing_is_lost_doubled_or_unreadable_when_processes_are_killed_under_l
     assert report["kills"] == {"worker": 2, "writer": 2, "everything": 1}
     assert report["verdict"]["delivered"] >= 30
     assert 0 < report["streamed"] < report["verdict"]["delivered"]
-    assert report["at_risk"] == 0
+    assert (report["at_risk"], report["refused"]) == (0, 0)
+    ways = [way.split(", ") for way in report["ways"]]
+    assert {form for form, _ in ways} == {form.name for form in FORMS}
+    assert {manner for _, manner in ways} == set(MANNERS)
+    assert sum(report["ways"].values()) == report["verdict"]["delivered"]
 
 
 def test_whole_remains_are_no_violation() -> None:
@@ -60,3 +67,21 @@ def test_every_violation_is_seen_and_counted(remains: Remains, found: dict[str, 
     verdict = judge([FIRST, SECOND], remains)
     assert verdict.violations == sum(found.values())
     assert {name: getattr(verdict, name) for name in found} == found
+
+
+def test_an_answer_that_came_later_than_the_limit_was_at_risk_and_is_counted_apart() -> None:
+    """Sooner and without its pair it is lost, whatever the limit."""
+    late = replace(FIRST, seconds=0.25), replace(SECOND, seconds=0.24)
+    verdict = judge(late, Remains([]), timeout_s=0.25)
+    assert (verdict.late_lost, verdict.lost, verdict.violations) == (1, 1, 1)
+    assert judge(late, Remains([])).lost == 2
+
+
+@pytest.mark.parametrize("coding", ["", "gzip"])
+def test_a_stream_is_whole_once_its_terminal_has_come_in_whatever_pieces(coding: str) -> None:
+    sent = b"data: 1\n\ndata: [DONE]\n\n"
+    whole = gzip.compress(sent) if coding else sent
+    watch = Watch(b"[DONE]", coding)
+    ends = [watch.feed(whole[at : at + 1]) for at in range(len(whole))]
+    assert (ends.count(True), watch.ended) == (1, True)
+    assert not Watch(b"[DONE]", coding).feed(whole[:-20])

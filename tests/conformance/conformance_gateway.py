@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +96,13 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Served:
-    """A running gateway. `key`: a capture key for it, "" where it is keyless."""
+    """A running gateway. `key`: a capture key for it, "" where it is keyless; `tenant_key`: one
+    of the same tenant."""
 
     port: int
     recorded: Recorded
     key: str = ""
+    tenant_key: str = ""
 
 
 @contextlib.contextmanager
@@ -114,22 +117,23 @@ def serving(folder: Path, url: str, *, keyed: bool = False) -> Iterator[Served]:
     environment = {**os.environ, **ours}
     settings = load_settings({**environment, "CLIENTS_KEY": PROVIDER_KEY})
     with contextlib.closing(Workspace.open(settings)) as workspace:
-        key = _with_keys(workspace) if keyed else ""
+        keys = _with_keys(workspace) if keyed else ("", "")
         recorded = Recorded(workspace, TENANT if keyed else DEFAULT_TENANT)
         command = [sys.executable, "-m", "apprentice_pipeline.cli", "serve", "--port", "0"]
         with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment) as process:
             try:
-                yield Served(_port(process), recorded, key)
+                yield Served(_port(process), recorded, *keys)
             finally:
                 process.terminate()
 
 
-def _with_keys(workspace: Workspace) -> str:
-    """Makes a capture key and seals its tenant's provider keys; the key."""
+def _with_keys(workspace: Workspace) -> tuple[str, str]:
+    """Seals a tenant's provider keys; a capture key and a tenant key of that tenant."""
     for provider in ("openai", "anthropic", "gemini"):
         seal_provider_key(workspace, TENANT, provider, "CLIENTS_KEY")
-    made = workspace.state.create_key(tenant=TENANT, namespace=NAMESPACE, role="capture", now_us=1)
-    return made.key
+    make = partial(workspace.state.create_key, tenant=TENANT, now_us=1)
+    capture = make(namespace=NAMESPACE, role="capture")
+    return capture.key, make(namespace=None, role="tenant").key
 
 
 def _port(process: subprocess.Popen[bytes]) -> int:

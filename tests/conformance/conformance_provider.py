@@ -10,7 +10,6 @@ import asyncio
 import socket
 import threading
 import time
-import zlib
 from typing import Any
 
 import uvicorn
@@ -40,7 +39,6 @@ class Provider:
 
     def __init__(self) -> None:
         self._frontier: Frontier | None = None
-        self._compress = False
         self.seen: list[Request] = []
         self.left = 0
         listening = socket.create_server(("127.0.0.1", 0), backlog=256)
@@ -64,9 +62,8 @@ class Provider:
         while not self._server.started:
             time.sleep(0.005)
 
-    def restart(self, table: dict[str, Any], *, compress: bool = False, **settings: Any) -> None:
+    def restart(self, table: dict[str, Any], **settings: Any) -> None:
         """Another stand-in, which remembers nothing."""
-        self._compress = compress
         self.seen, self.left = [], 0
         self._frontier = Frontier(FrontierSettings(repeatable=True, **settings), table)
 
@@ -99,9 +96,7 @@ class Provider:
         async def replay() -> Any:
             return next(given, None) or await receive()
 
-        edge = _Edge(
-            send, compress=self._compress and ("accept-encoding", "gzip") in _codings(headers)
-        )
+        edge = _Edge(send)
         answering = asyncio.create_task(frontier(scope, replay, edge))
         leaving = asyncio.create_task(receive())
         await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -113,31 +108,16 @@ class Provider:
         answering.cancel()
 
 
-def _codings(headers: list[tuple[str, str]]) -> set[tuple[str, str]]:
-    return {(name, coding.strip()) for name, value in headers for coding in value.split(",")}
-
-
 class _Edge:
-    """What stands before a provider: adds headers, compresses."""
+    """What stands before a provider: adds headers."""
 
-    def __init__(self, send: Any, *, compress: bool) -> None:
+    def __init__(self, send: Any) -> None:
         self._send = send
         self.finished = False
-        self._press = zlib.compressobj(wbits=31) if compress else None
 
     async def __call__(self, message: dict[str, Any]) -> None:
-        press = self._press
         if message["type"] == "http.response.start":
-            headers = [*message["headers"], *EDGE]
-            if press is not None:
-                headers = [pair for pair in headers if pair[0] != b"content-length"]
-                headers.append((b"content-encoding", b"gzip"))
-            message = {**message, "headers": headers}
-        elif press is not None:
-            last = not message.get("more_body")
-            body = press.compress(message.get("body", b""))
-            body += press.flush(zlib.Z_FINISH if last else zlib.Z_SYNC_FLUSH)
-            message = {**message, "body": body}
+            message = {**message, "headers": [*message["headers"], *EDGE]}
         ends = message["type"] == "http.response.body" and not message.get("more_body")
         self.finished = self.finished or ends
         await self._send(message)

@@ -110,14 +110,20 @@ Sides = tuple[tuple[Tap, Side], tuple[Tap, Side]]
 def tapped(provider: Provider, served: Served) -> Iterator[Sides]:
     """A tap and its side before the provider, and before a gateway."""
     direct, through = Tap(provider.port), Tap(served.port)
-    base, before = f"http://127.0.0.1:{direct.port}", f"http://127.0.0.1:{through.port}/v1/capture"
-    openai, anthropic, gemini = (f"{before}/{name}" for name in ("openai", "anthropic", "gemini"))
+    base = f"http://127.0.0.1:{direct.port}"
     yield (
         (direct, Side(direct.port, f"{base}/v1", base, base, through=False)),
-        (through, Side(through.port, f"{openai}/v1", anthropic, gemini, through=True)),
+        (through, through_gateway(through.port)),
     )
     direct.close()
     through.close()
+
+
+def through_gateway(port: int, key: str = PROVIDER_KEY) -> Side:
+    """The side of a client that is pointed at a gateway's port."""
+    before = f"http://127.0.0.1:{port}/v1/capture"
+    openai, anthropic, gemini = (f"{before}/{name}" for name in ("openai", "anthropic", "gemini"))
+    return Side(port, f"{openai}/v1", anthropic, gemini, through=True, key=key)
 
 
 @pytest.fixture(scope="session")
@@ -138,23 +144,30 @@ def both(providers: tuple[Provider, Provider], sides: Sides, recorded: Recorded)
     return Twice(providers, sides, recorded)
 
 
-@pytest.fixture(params=["capture key beside the provider's", "capture key alone"])
-def keyed_both(
-    request: pytest.FixtureRequest,
-    providers: tuple[Provider, Provider],
-    keyed_sides: Sides,
-    keyed_gateway: Served,
-) -> Both:
-    """The same before a gateway that wants keys.
+Keyed = Callable[[str], Both]
 
-    The client has a capture key in a header and its own provider key, or a capture key as its
-    API key and nothing else: then the provider's is the one that is sealed on the server.
+
+@pytest.fixture
+def keyed(providers: tuple[Provider, Provider], keyed_sides: Sides, keyed_gateway: Served) -> Keyed:
+    """`keyed(how)`: the same before a gateway that wants keys.
+
+    "beside": the client has a capture key in a header and its own provider key. "alone": a
+    capture key as its API key and nothing else; the provider's is sealed on the server.
     """
-    key, (direct, (tap, side)) = keyed_gateway.key, keyed_sides
-    alone = request.param == "capture key alone"
-    given = {"key": key} if alone else {"headers": {"x-apprentice-key": key}}
-    sides = direct, (tap, replace(side, **given))
-    return Twice(providers, sides, keyed_gateway.recorded, key)
+
+    def made(how: str) -> Both:
+        key, (direct, (tap, side)) = keyed_gateway.key, keyed_sides
+        given: Any = {"key": key} if how == "alone" else {"headers": {"x-apprentice-key": key}}
+        sides = direct, (tap, replace(side, **given))
+        return Twice(providers, sides, keyed_gateway.recorded, key)
+
+    return made
+
+
+@pytest.fixture(params=["beside", "alone"])
+def keyed_both(request: pytest.FixtureRequest, keyed: Keyed) -> Both:
+    """A client with its own provider key, then one with a capture key alone."""
+    return keyed(request.param)
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from google.genai import errors
 from tests.conformance import conformance_anthropic as claude
 from tests.conformance import conformance_gemini as gemini
 from tests.conformance import conformance_openai as gpt
-from tests.conformance.conformance_gateway import NAMESPACE, PROVIDER_KEY
-from tests.conformance.conftest import Both, Side
+from tests.conformance.conformance_gateway import NAMESPACE, PROVIDER_KEY, Served
+from tests.conformance.conformance_provider import Provider
+from tests.conformance.conftest import Both, Keyed, Side, through_gateway
 from tests.conformance.test_conformance_node import node
 
 LONG = "a long answer that comes in more than one piece: é, 漢字, 😀 and so on, to its end"
@@ -104,3 +105,56 @@ def test_the_node_sdks(keyed_both: Both) -> None:
     cases = ("chat", "chat_stream", "response", "message", "message_stream")
     run = keyed_both(node(*cases), {"ping": LONG}, require_key=PROVIDER_KEY)
     assert [row.output for row in run.rows] == [LONG] * len(cases)
+
+
+# --- what is not captured -----------------------------------------------------------------------
+
+Count = Callable[[Side], Any]
+
+
+def count_messages(side: Side) -> Any:
+    def work(client: anthropic.Anthropic) -> Any:
+        asked: Any = {"model": claude.MODEL, "messages": claude.user("ping")}
+        return client.messages.count_tokens(**asked).input_tokens
+
+    return claude.sync(work)(side)
+
+
+def count_contents(side: Side) -> Any:
+    def work(client: Any) -> Any:
+        return client.models.count_tokens(model=gemini.MODEL, contents="ping").total_tokens
+
+    return gemini.sync(work)(side)
+
+
+def list_models(side: Side) -> Any:
+    return gpt.sync(lambda client: [model.id for model in client.models.list()])(side)
+
+
+ASIDE = pytest.mark.parametrize("aside", [count_messages, count_contents, list_models])
+
+
+@ASIDE
+def test_with_a_provider_key_of_its_own_a_client_counts_tokens_and_lists_models(
+    keyed: Keyed, aside: Count
+) -> None:
+    run = keyed("beside")(aside, require_key=PROVIDER_KEY)
+    assert run.value
+    assert run.rows == []
+
+
+@ASIDE
+def test_with_the_stored_key_a_capture_key_posts_captures_only(
+    providers: tuple[Provider, Provider], keyed_gateway: Served, aside: Count
+) -> None:
+    """The stored key is not the client's to spend otherwise; a tenant key's holder may."""
+    providers[1].restart({}, require_key=PROVIDER_KEY)
+    with pytest.raises((openai.APIError, anthropic.APIError, errors.APIError)) as refused:
+        aside(through_gateway(keyed_gateway.port, keyed_gateway.key))
+    status = getattr(refused.value, "status_code", None) or refused.value.code
+    assert status == 403
+    assert "need a tenant key" in str(refused.value)
+    assert "x-apprentice-key" in str(refused.value)
+    assert providers[1].seen == []
+    assert aside(through_gateway(keyed_gateway.port, keyed_gateway.tenant_key))
+    assert len(providers[1].seen) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import hashlib
 import http.client
 import os
 import re
@@ -73,22 +74,28 @@ class Upstream:
     url: str = ""
     seen: list[Seen] = field(default_factory=list)
     bytes_seen: int = 0
+    digests: list[str] = field(default_factory=list)
+    """SHA-256 of each body that was swallowed."""
     cancelled: threading.Event = field(default_factory=threading.Event)
     go_on: threading.Event = field(default_factory=threading.Event)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         headers = [(k.decode(), v.decode("latin-1")) for k, v in scope["headers"]]
         behave = dict(headers).get("x-behave", "json")
-        body = b""
+        body, digest = b"", hashlib.sha256()
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
                 return
             self.bytes_seen += len(message["body"])
-            if behave != "swallow":
+            if behave == "swallow":
+                digest.update(message["body"])
+            else:
                 body += message["body"]
             if not message["more_body"]:
                 break
+        if behave == "swallow":
+            self.digests.append(digest.hexdigest())
         path = scope["raw_path"].decode()
         self.seen.append(Seen(scope["method"], path, scope["query_string"].decode(), headers, body))
         await getattr(self, f"do_{behave.replace('-', '_')}")(send, receive)
@@ -330,6 +337,7 @@ def provider_server() -> Iterator[Upstream]:
 def provider(provider_server: Upstream) -> Upstream:
     provider_server.seen.clear()
     provider_server.bytes_seen = 0
+    provider_server.digests.clear()
     provider_server.cancelled.clear()
     provider_server.go_on.clear()
     return provider_server

@@ -22,7 +22,10 @@ SHAPES = {
     "anthropic": lambda error: error["type"] == "error" and set(error["error"]) == {
         "message", "type",
     },
+    "gemini": lambda error: set(error["error"]) == {"code", "message", "status"},
 }  # fmt: skip
+BELOW = {"openai": "", "anthropic": "", "gemini": "/v1beta/models/gemini-2.5-flash:generateContent"}
+"""The paths that are captured; a bare one names no model of Gemini's."""
 BY_PROVIDER = pytest.mark.parametrize("provider_name", SHAPES)
 
 
@@ -63,7 +66,11 @@ def raw() -> Iterator[Callable[[Any], Raw]]:
 
 def head(provider_name: str = "openai", *lines: str, length: int | None = None) -> bytes:
     """The head of a call, unfinished."""
-    start = [f"POST /v1/capture/{provider_name} HTTP/1.1", "host: 127.0.0.1", *lines]
+    start = [
+        f"POST /v1/capture/{provider_name}{BELOW[provider_name]} HTTP/1.1",
+        "host: 127.0.0.1",
+        *lines,
+    ]
     if length is not None:
         start.append(f"content-length: {length}")
     return "\r\n".join(start).encode() + b"\r\n"
@@ -75,11 +82,11 @@ def test_too_many_headers_are_431(
 ) -> None:
     gateway = start(gateway={"max_headers": 20})
     many = {f"x-{n}": "1" for n in range(30)}
-    refused = ask(gateway.capture(provider_name), "", ASK, many)
+    refused = ask(gateway.capture(provider_name), BELOW[provider_name], ASK, many)
     assert refused.status == 431
     assert SHAPES[provider_name](refused.json())
     assert provider.seen == []
-    assert ask(gateway.capture(provider_name), "", ASK).status == 200
+    assert ask(gateway.capture(provider_name), BELOW[provider_name], ASK).status == 200
     assert ask(gateway.url, "/v1/status", None, many).status == 431
 
 
@@ -216,14 +223,14 @@ def test_a_full_worker_says_503_and_when_to_come_again(
 ) -> None:
     gateway = start(gateway={"max_in_flight": 3})
     waiting_calls(gateway, raw, provider, 3)
-    refused = ask(gateway.capture(provider_name), "", ASK)
+    refused = ask(gateway.capture(provider_name), BELOW[provider_name], ASK)
     assert (refused.status, refused.header("retry-after")) == (503, "1")
     assert SHAPES[provider_name](refused.json())
     assert len(provider.seen) == 3
     assert ask(gateway.url, "/healthz").status == 200
     provider.go_on.set()
     end = time.monotonic() + 60
-    while ask(gateway.capture(provider_name), "", ASK).status != 200:
+    while ask(gateway.capture(provider_name), BELOW[provider_name], ASK).status != 200:
         assert time.monotonic() < end
         time.sleep(0.05)
     assert gateway.counted("turned_away") >= 1

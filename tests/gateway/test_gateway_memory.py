@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import http.client
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ import pytest
 CHAT = "/v1/chat/completions"
 IMAGE_BYTES = 50_000_000
 PIECE = b"iVBORw0KGgo" * 100_000
+AT_ONCE = 6
 BEFORE = (
     b'{"model":"gpt-4o","messages":[{"role":"user","content":[{"type":"image_url",'
     b'"image_url":{"url":"data:image/png;base64,'
@@ -19,12 +24,13 @@ BEFORE = (
 AFTER = b'"}}]}]}'
 
 
-def image_call() -> Iterator[bytes]:
-    """A chat with an image of 50 MB, in pieces: the test itself holds none of it."""
+def image_call(turn: int = 0) -> Iterator[bytes]:
+    """A chat with an image of 50 MB, in pieces: the test itself holds none of it. Images of
+    different turns are different."""
     yield BEFORE
-    left = IMAGE_BYTES
+    left, turned = IMAGE_BYTES, PIECE[turn:] + PIECE[:turn]
     while left:
-        piece = PIECE[:left]
+        piece = turned[:left]
         left -= len(piece)
         yield piece
     yield AFTER
@@ -33,15 +39,12 @@ def image_call() -> Iterator[bytes]:
 LENGTH = len(BEFORE) + IMAGE_BYTES + len(AFTER)
 
 
-def ask(url: str) -> int:
+def ask(url: str, turn: int = 0, *, chunked: bool = False) -> int:
     """One call; returns its status."""
     connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
-    headers = {
-        "content-type": "application/json",
-        "content-length": str(LENGTH),
-        "x-behave": "swallow",
-    }
-    connection.request("POST", f"/v1/capture/openai{CHAT}", image_call(), headers)
+    length = {} if chunked else {"content-length": str(LENGTH)}
+    headers = {"content-type": "application/json", "x-behave": "swallow", **length}
+    connection.request("POST", f"/v1/capture/openai{CHAT}", image_call(turn), headers)
     response = connection.getresponse()
     response.read()
     connection.close()
@@ -53,6 +56,56 @@ def resident(pid: int) -> int:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     (line,) = [line for line in lines if line.startswith("VmRSS")]
     return int(line.split()[1]) * 1024
+
+
+@contextlib.contextmanager
+def watched(pid: int) -> Iterator[Callable[[], int]]:
+    """The most memory that a process had while the block ran, looked at all the time."""
+    done, most = threading.Event(), resident(pid)
+
+    def look() -> None:
+        nonlocal most
+        while not done.wait(0.005):
+            most = max(most, resident(pid))
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        yield lambda: most
+    finally:
+        done.set()
+        looking.join()
+
+
+@pytest.mark.parametrize(
+    ("chunked", "room"),
+    [(False, 20_000_000), (True, 2 * AT_ONCE * 8_000_000)],
+    ids=["length", "chunked"],
+)
+def test_images_of_50_mb_at_once_pass_byte_for_byte_and_none_is_held(
+    serve: Any, provider: Any, chunked: bool, room: int
+) -> None:
+    """Above `capture.max_bytes` by its default, 8 MB: six images are 300 MB. One of a length that
+    was not told is read up to that limit before it is passed on."""
+    command = serve()
+    (worker,) = command.workers()
+    assert ask(command.url) == 200
+    at_rest = resident(worker)
+    provider.digests.clear()
+    with watched(worker) as most, ThreadPoolExecutor(AT_ONCE) as pool:
+        calls = [pool.submit(ask, command.url, turn, chunked=chunked) for turn in range(AT_ONCE)]
+        assert [call.result() for call in calls] == [200] * AT_ONCE
+        grown = most() - at_rest
+    images = (image_call(turn) for turn in range(AT_ONCE))
+    assert sorted(provider.digests) == sorted(digest_of(image) for image in images)
+    assert grown <= room, grown
+
+
+def digest_of(pieces: Iterator[bytes]) -> str:
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 @pytest.mark.parametrize(

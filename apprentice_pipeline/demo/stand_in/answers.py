@@ -42,6 +42,7 @@ class FrontierSettings:
     require_key: the only API key accepted; None accepts any, or none.
     cache_min_tokens: a prompt prefix of at least so many tokens counts as cached when it comes
         again (Anthropic: only where the request marks `cache_control`).
+    compress: answers are compressed with gzip where the request accepts it.
     repeatable: ids count from zero and every time is the same, so that two stand-ins that are
         asked the same in the same order answer the same bytes.
 
@@ -63,6 +64,7 @@ class FrontierSettings:
     fallback_text: str | None = '{"answer":"I cannot tell"}'
     require_key: str | None = field(default=None, repr=False)
     cache_min_tokens: int = 1024
+    compress: bool = False
     repeatable: bool = False
 
     def __post_init__(self) -> None:

@@ -24,6 +24,7 @@ import orjson
 
 from apprentice_pipeline.demo.stand_in import anthropic_shapes, gemini_shapes, openai_shapes
 from apprentice_pipeline.demo.stand_in.answers import TEXT_ALONE, Answers, FrontierSettings
+from apprentice_pipeline.demo.stand_in.compression import Send, accepts_gzip, compressed
 from apprentice_pipeline.demo.stand_in.reply import Reply, build_reply
 from apprentice_pipeline.demo.stand_in.request import (
     Call,
@@ -34,7 +35,6 @@ from apprentice_pipeline.demo.stand_in.request import (
 from apprentice_pipeline.demo.stand_in.shelf import Kept, Shelf
 from apprentice_pipeline.errors import ApprenticeError, WireError
 
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Headers = list[tuple[bytes, bytes]]
 
@@ -131,6 +131,8 @@ class Frontier:
         if scope["path"] == COUNTERS_PATH:
             await _send(send, 200, [_JSON], orjson.dumps(asdict(self.calls)))
             return
+        if self._settings.compress and accepts_gzip(scope["headers"]):
+            send = compressed(send)
         headers = dict(scope["headers"])
         gemini = gemini_shapes.is_gemini(scope["path"], headers)
         if gemini and (key := gemini_shapes.key_in(scope["query_string"])):
