@@ -12,6 +12,7 @@ import pytest
 from apprentice_pipeline import Apprentice
 from apprentice_pipeline.routing.champion import control_of
 from apprentice_pipeline.stages import artifact, promotion
+from apprentice_pipeline.store.state import State
 
 pytestmark = pytest.mark.timeout(1_200)
 STREAM = ("default", "tickets")
@@ -22,6 +23,11 @@ def until(reached: Callable[[], bool]) -> None:
     while not reached():
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def version_in_force(state: State) -> int | None:
+    champion = control_of(state.control(*STREAM)).champion
+    return champion.version if champion is not None else None
 
 
 def test_an_alias_moved_in_mlflow_and_a_calibration_that_is_due_take_effect(
@@ -39,7 +45,7 @@ def test_an_alias_moved_in_mlflow_and_a_calibration_that_is_due_take_effect(
         uri = pipeline.registry.tracking_uri
         with Apprentice.from_config(environment=home.environment):
             MlflowClient(uri, uri).set_registered_model_alias("default.tickets", "champion", "1")
-            until(lambda: state.champion(*STREAM).version == 1)
+            until(lambda: version_in_force(state) == 1)
             due = control_of(state.control(*STREAM))
             state.update_control(
                 *STREAM, lambda text: replace(control_of(text), recalibration_due=True).to_json()

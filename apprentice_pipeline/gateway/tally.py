@@ -10,6 +10,7 @@ given up, and counted in the metrics as `counts_dropped`.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -60,6 +61,7 @@ class Tally:
         self._sums = _Sums()
         self._observed = _Observed()
         self._day = ("", 0, 0)
+        self._writing = threading.Lock()
         self.dropped = 0
 
     def add(self, tenant: str, namespace: str, **increments: float) -> None:
@@ -109,7 +111,10 @@ class Tally:
         self._observed.commits_s.append(seconds)
 
     def flush(self) -> None:
-        """Writes everything out. Blocks; never raises. For the thread that also adds."""
+        """Writes everything out, and waits for what another thread is writing. Never raises.
+
+        For the thread that also adds.
+        """
         sums, observed = self._take()
         if not self._write_out(sums, observed):
             self._keep(sums)
@@ -136,6 +141,10 @@ class Tally:
 
     def _write_out(self, sums: _Sums, observed: _Observed) -> bool:
         """Whether all of it could be written; what could is taken out of `sums`."""
+        with self._writing:
+            return self._written(sums, observed)
+
+    def _written(self, sums: _Sums, observed: _Observed) -> bool:
         try:
             self._tell_metrics(observed)
         except Exception:  # the edge: the sums are written all the same
