@@ -186,7 +186,7 @@ class _Rounds:
     def collect(self) -> Iterator[Metric]:
         """See `prometheus_client`."""
         last = Metric(
-            "apprentice_maintenance_last_success_seconds",
+            "apprentice_maintenance_last_success_timestamp_seconds",
             "When retention and compaction last came to a good end, Unix time; 0: never.",
             "gauge",
         )

@@ -17,11 +17,11 @@ IN_QUERY = {"gemini": "key"}
 def query_token(provider: str, query: str) -> str:
     """The apprentice token given as the provider's key in the query, "" when there is none."""
     name = IN_QUERY.get(provider)
-    if name is None or name not in query:
+    if name is None or not query:
         return ""
     for part in query.split("&"):
         given, _, value = part.partition("=")
-        if given == name and (token := unquote_plus(value)).startswith(TOKEN_PREFIX):
+        if unquote_plus(given) == name and (token := unquote_plus(value)).startswith(TOKEN_PREFIX):
             return token
     return ""
 
@@ -29,10 +29,15 @@ def query_token(provider: str, query: str) -> str:
 def without_token(provider: str, query: str) -> str:
     """The query but for the parameter that `query_token` reads."""
     name = IN_QUERY.get(provider)
-    return "&".join(part for part in query.split("&") if part.partition("=")[0] != name)
+    return "&".join(part for part in query.split("&") if not _is(name, part))
 
 
 def holds_key(provider: str, query: str) -> bool:
     """Whether there is a key in the query: such an address is kept nowhere."""
     name = IN_QUERY.get(provider)
-    return name is not None and any(part.partition("=")[0] == name for part in query.split("&"))
+    return name is not None and any(_is(name, part) for part in query.split("&"))
+
+
+def _is(name: str | None, part: str) -> bool:
+    """Whether a part of a query is the parameter of that name, however it is encoded."""
+    return unquote_plus(part.partition("=")[0]) == name

@@ -18,7 +18,7 @@ from apprentice_pipeline.store.workspace import Workspace
 CHAT = "/v1/chat/completions"
 ASK = {"model": "gpt-4o", "messages": [{"role": "user", "content": "ping"}]}
 DAY_US = 86_400_000_000
-LAST = "apprentice_maintenance_last_success_seconds "
+LAST = "apprentice_maintenance_last_success_timestamp_seconds "
 OFTEN = {"maintenance_interval_s": 0.3}
 
 

@@ -52,6 +52,8 @@ def test_names_types_units_and_labels_are_prometheus_own(named: bytes) -> None:
         if family.type == "counter":
             names = {sample.name for sample in family.samples}
             assert names <= {f"{family.name}_total", f"{family.name}_created"}
+        elif family.type == "gauge":
+            assert family.name.endswith("_timestamp_seconds")
         else:
             assert family.name.endswith("_seconds")
             assert family.type in {"histogram", "gauge"}
