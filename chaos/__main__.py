@@ -2,12 +2,15 @@
 document on stdout, exit 1 on any violation.
 
 A response is held until its pair is committed, for `gateway.commit_timeout_ms` at most. Then it
-is released at risk: the exchange still waits in memory for its commit, and is lost only where its
-worker dies before. The proof is made with a limit of 60 s, which no stall here reaches, so that
-every answer counts. `--commit-timeout-ms 250` is what a gateway does by default: a killed spool
-writer takes longer than that to come back, so some answers are released at risk. Those that took
-at least so long and have no pair are counted as `at risk and lost`, apart from the violations; an
-answer that was delivered sooner and has no pair is a violation all the same.
+is released at risk: the exchange still waits for its commit, and is lost only where its worker
+dies before. The proof is made with a limit of 60 s, which no stall here reaches, so that every
+answer counts. `--commit-timeout-ms 250` is what a gateway does by default. A worker that has just
+started answers before its spool's writer is up, which takes longer than that: its first answers
+are released at risk, and a second kill right then, as kills follow one another here, loses some.
+Those that took at least the limit and have no pair are counted as `delivered so late, and lost`,
+apart from the violations; an answer that was delivered sooner and has no pair is a violation all
+the same. The gateway's own count of releases at risk misses what killed workers had not written
+out yet.
 """
 
 from __future__ import annotations

@@ -41,6 +41,21 @@ def test_nothing_is_lost_doubled_or_unreadable_when_processes_are_killed_under_l
     assert sum(report["ways"].values()) == report["verdict"]["delivered"]
 
 
+def test_at_the_gateway_s_default_limit_only_late_answers_may_be_lost() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "chaos", "--kills", "3", "--commit-timeout-ms", "250", "--json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(done.stdout)
+    assert report["timeout_ms"] == 250
+    assert report["verdict"]["lost"] == 0
+    assert report["verdict"]["late_lost"] < report["verdict"]["delivered"]
+
+
 def test_whole_remains_are_no_violation() -> None:
     """An exchange that broke off, and an answer that its client never got, may have rows too."""
     rest = (Kept("c", "chaos-00000003", False), Kept("d", "chaos-00000004", True))

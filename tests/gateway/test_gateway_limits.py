@@ -204,6 +204,27 @@ def test_a_call_that_takes_too_long_is_504(
     assert SHAPES[provider_name](error)
 
 
+@BY_PROVIDER
+def test_a_body_beyond_the_limit_is_413(
+    start: Any, provider: Any, ask: Any, provider_name: str
+) -> None:
+    gateway = start(gateway={"max_body_bytes": 1_000})
+    refused = ask(gateway.capture(provider_name), BELOW[provider_name], b"x" * 2_000)
+    assert refused.status == 413
+    assert SHAPES[provider_name](refused.json())
+    assert provider.seen == []
+
+
+@BY_PROVIDER
+def test_a_provider_that_nobody_can_reach_is_502(start: Any, ask: Any, provider_name: str) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        gateway = start(url=f"http://127.0.0.1:{unused.getsockname()[1]}")
+        refused = ask(gateway.capture(provider_name), BELOW[provider_name], ASK)
+    assert refused.status == 502
+    assert SHAPES[provider_name](refused.json())
+
+
 def waiting_calls(gateway: Any, raw: Any, provider: Any, number: int, *lines: str) -> list[Raw]:
     """So many calls that the provider has not answered yet."""
     before = len(provider.seen)
