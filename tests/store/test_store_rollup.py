@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -184,6 +186,38 @@ def test_rows_that_a_compaction_merged_before_they_were_counted_are_counted_once
     found = counts(workspace)
     assert (found.pairs, found.verified) == (9, 3)
     assert found == anew(workspace)
+
+
+def test_a_day_of_more_rows_than_are_counted_at_once_is_counted_whole_and_once(
+    workspace: Workspace, store: Store, exchange: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [exchange(number) for number in range(8)]
+    store(*made, *(judged(each, "verified") for each in made[::2]), judged(made[7], "rejected"))
+    whole = anew(workspace)
+    monkeypatch.setattr(rollup, "COUNT_ROWS", 3)
+    assert anew(workspace) == whole
+    assert (whole.pairs, whole.verified, whole.unverified_days[0][1]) == (8, 4, 3)
+
+
+def test_looking_again_after_a_drain_loads_no_arrow(
+    workspace: Workspace, store: Store, exchange: Make
+) -> None:
+    """It takes longer to load than the counting itself."""
+    store(exchange(0), judged(exchange(0), "verified"))
+    assert counts(workspace).pairs == 1
+    store(exchange(1), judged(exchange(1), "verified"))
+    program = (
+        "import sys\n"
+        "from apprentice_pipeline.settings import load_settings\n"
+        "from apprentice_pipeline.store.rollup import stream_counts\n"
+        "from apprentice_pipeline.store.workspace import Workspace\n"
+        "opened = Workspace.open(load_settings({'APPRENTICE_HOME': sys.argv[1]}))\n"
+        "print(stream_counts(opened, 'acme', 'tickets', since_us=0, recent_us=0).pairs)\n"
+        "print('pyarrow' in sys.modules)\n"
+    )
+    command = [sys.executable, "-c", program, str(workspace.home.root)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout.split() == ["2", "False"], done.stderr
 
 
 def test_an_erasure_costs_other_namespaces_no_counting(
