@@ -22,7 +22,7 @@ import os
 import re
 import secrets
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -48,6 +48,7 @@ _TRUSTED: Final = ("verified", "approved")
 _HASH_BITS: Final = 63
 _DATE: Final = re.compile(r"/date=([^/]+)/")
 _TABLES: Final = (CAPTURES, VERDICTS)
+Counted = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +86,19 @@ class _Kept:
 
 
 def stream_counts(
-    workspace: Workspace, tenant: str, namespace: str, *, since_us: int, recent_us: int
+    workspace: Workspace,
+    tenant: str,
+    namespace: str,
+    *,
+    since_us: int,
+    recent_us: int,
+    on_counted: Counted = lambda _done, _total: None,
 ) -> StreamCounts:
-    """The stream's counts as the lake is now. Raises: StoreError; UsageError for names that are
-    none, since they become folders."""
+    """The stream's counts as the lake is now. `on_counted` is told the rows counted and all of
+    them, where more than `COUNT_ROWS` are counted anew.
+
+    Raises: StoreError; UsageError for names that are none, since they become folders.
+    """
     for name in (tenant, namespace):
         if not is_name(name):
             raise UsageError(
@@ -97,10 +107,12 @@ def stream_counts(
             )
     file = workspace.home.work / tenant / namespace / COUNTS_FILE
     try:
-        kept, sample = _brought_up(workspace, tenant, namespace, file, *_load(file))
+        kept, sample = _brought_up(workspace, tenant, namespace, file, *_load(file), on_counted)
     except FilesGone:
         anew = _Kept(), _no_rows()
-        kept, sample = reread(lambda: _brought_up(workspace, tenant, namespace, file, *anew))
+        kept, sample = reread(
+            lambda: _brought_up(workspace, tenant, namespace, file, *anew, on_counted)
+        )
     return _read_off(kept, sample, since_us, recent_us)
 
 
@@ -111,6 +123,7 @@ def _brought_up(
     file: Path,
     kept: _Kept,
     sample: pl.DataFrame,
+    on_counted: Counted,
 ) -> tuple[_Kept, pl.DataFrame]:
     lake = workspace.lake
     found = {table: lake.files(tenant, table, namespace) for table in _TABLES}
@@ -131,15 +144,20 @@ def _brought_up(
         new = {table: each.new for table, each in lineages.items()}
         was_there = _Files(workspace, tenant, counted)
         is_there = _Files(workspace, tenant, {each: counted[each] + new[each] for each in _TABLES})
-        parts = _touched(workspace, tenant, new)
+        parts, total = _touched(workspace, tenant, new), 0
     else:
         kept, sample, was_there = _Kept(), _no_rows(), None
         is_there = _Files(workspace, tenant, now)
         days = lake.days(tenant, CAPTURES, namespace)[0]
         parts = _by_days(workspace, tenant, now[CAPTURES], days)
+        total = sum(rows for _, rows in days)
+    done = 0
     for ids in parts:
         was = _no_rows() if was_there is None else was_there.pairs(ids)
         sample = _recount(kept, sample, was, is_there.pairs(ids))
+        done += ids.height
+        if total > COUNT_ROWS:
+            on_counted(done, total)
     kept.files, kept.versions = now, versions
     _save(file, kept, sample)
     return kept, sample

@@ -32,8 +32,11 @@ def judged(made: Exchange, word: str, after: int = 1) -> Verdict:
     return Verdict(made.pair_id, made.namespace, moment, "v", word, None, 0, "")
 
 
-def counts(workspace: Workspace, since_us: int = 0, recent_us: int = 0) -> StreamCounts:
-    return stream_counts(workspace, "acme", "tickets", since_us=since_us, recent_us=recent_us)
+def counts(
+    workspace: Workspace, since_us: int = 0, recent_us: int = 0, **more: Any
+) -> StreamCounts:
+    times = {"since_us": since_us, "recent_us": recent_us}
+    return stream_counts(workspace, "acme", "tickets", **times, **more)
 
 
 @pytest.mark.parametrize("names", [("acme", "../x"), ("../x", "tickets"), ("acme", "")])
@@ -43,7 +46,7 @@ def test_what_is_no_name_becomes_no_folder(workspace: Workspace, names: tuple[st
     assert not [*workspace.home.work.rglob("counts.arrow")]
 
 
-def anew(workspace: Workspace, **times: int) -> StreamCounts:
+def anew(workspace: Workspace, **times: Any) -> StreamCounts:
     kept = workspace.home.work / "acme" / "tickets" / "counts.arrow"
     aside = kept.with_name("aside")
     if kept.exists():
@@ -196,6 +199,9 @@ def test_a_day_of_more_rows_than_are_counted_at_once_is_counted_whole_and_once(
     whole = anew(workspace)
     monkeypatch.setattr(rollup, "COUNT_ROWS", 3)
     assert anew(workspace) == whole
+    told: list[tuple[int, int]] = []
+    anew(workspace, on_counted=lambda *rows: told.append(rows))
+    assert told == [(3, 8), (6, 8), (8, 8)]
     assert (whole.pairs, whole.verified, whole.unverified_days[0][1]) == (8, 4, 3)
 
 
