@@ -73,16 +73,17 @@ def capture(
 @json_option
 def capture_status(namespace: str | None, tenant: str | None) -> None:
     """Pairs captured and verified, and when the next training is due."""
+    from apprentice_pipeline.cli.watching import bars_if_told
     from apprentice_pipeline.stages import readiness
     from apprentice_pipeline.stages.streams import require_known
 
     tenant = opening.checked_tenant(tenant)
     if namespace is not None:
         opening.checked_name(namespace, "namespace")
-    with opening.workspace() as workspace:
+    with opening.workspace() as workspace, bars_if_told(terminal()) as counted:
         if namespace is not None:
             require_known(workspace, tenant, namespace)
-        streams = readiness.of_tenant(workspace, tenant, namespace)
+        streams = readiness.of_tenant(workspace, tenant, namespace, counted)
     documents = [stream.to_dict() for stream in streams]
     text = "\n".join(stream.text() for stream in streams)
     if not any(stream.pairs for stream in streams):

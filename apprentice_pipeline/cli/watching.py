@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from apprentice_pipeline.cli.terminal import Terminal
+
+
+@contextmanager
+def bars_if_told(terminal: Terminal) -> Iterator[Callable[[str, int, int], None]]:
+    """As `stage_bars`, but nothing is loaded or shown until the first `progress` is told."""
+    with ExitStack() as opened:
+        bars: list[Callable[[str, int, int, str], None]] = []
+
+        def progress(stage: str, done: int, total: int) -> None:
+            if not bars:
+                bars.append(opened.enter_context(stage_bars(terminal)))
+            bars[0](stage, done, total, "")
+
+        yield progress
 
 
 @contextmanager

@@ -13,7 +13,9 @@ ready is not refused for a count. Of `FEW` that takes a quarter of a second.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from apprentice_pipeline.config import Config
@@ -26,7 +28,7 @@ from apprentice_pipeline.stages.results import (
     TrainedAdapter,
     load_if_any,
 )
-from apprentice_pipeline.store.rollup import StreamCounts, stream_counts
+from apprentice_pipeline.store.rollup import Counted, StreamCounts, stream_counts
 from apprentice_pipeline.store.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -107,14 +109,25 @@ def all_streams(workspace: Workspace) -> list[Readiness]:
     ]
 
 
-def of_tenant(workspace: Workspace, tenant: str, namespace: str | None = None) -> list[Readiness]:
-    """The tenant's streams, or the one named."""
+def of_tenant(
+    workspace: Workspace,
+    tenant: str,
+    namespace: str | None = None,
+    on_counted: Callable[[str, int, int], None] = lambda _namespace, _done, _total: None,
+) -> list[Readiness]:
+    """The tenant's streams, or the one named; `on_counted`: as `rollup.stream_counts`, with the
+    stream's name before."""
     names = [namespace] if namespace else workspace.lake.namespaces(tenant)
-    return [of_stream(workspace, tenant, name) for name in names]
+    return [of_stream(workspace, tenant, name, partial(on_counted, name)) for name in names]
 
 
-def of_stream(workspace: Workspace, tenant: str, namespace: str) -> Readiness:
-    """One stream, counted now."""
+def of_stream(
+    workspace: Workspace,
+    tenant: str,
+    namespace: str,
+    on_counted: Counted = lambda _done, _total: None,
+) -> Readiness:
+    """One stream, counted now; `on_counted`: as `rollup.stream_counts`."""
     trained = load_if_any(workspace, tenant, namespace, TrainedAdapter)
     scored = load_if_any(workspace, tenant, namespace, ScoredAdapter)
     counts = StreamCounts()
@@ -125,6 +138,7 @@ def of_stream(workspace: Workspace, tenant: str, namespace: str) -> Readiness:
             namespace,
             since_us=trained.corpus_at_us if trained else 0,
             recent_us=now_us() - RATE_WINDOW_DAYS * DAY_US,
+            on_counted=on_counted,
         )
     trained_before = trained is not None and scored is not None
     stream = _judged(

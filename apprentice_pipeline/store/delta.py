@@ -227,23 +227,35 @@ def commits(
 ) -> list[Commit] | None:
     """What the commits after one version and up to another did to the files whose paths begin with
     `folder`; None where the log does not tell."""
-    from deltalake.fs import DeltaStorageHandler
-    from pyarrow.fs import PyFileSystem
-
     if until < after:
         return None
     found: list[Commit] = []
     if until == after:
         return found
-    files = PyFileSystem(DeltaStorageHandler(uri, dict(options) or None))
+    read = _log_reader(uri, options)
     for version in range(after + 1, until + 1):
         try:
-            with files.open_input_stream(f"_delta_log/{version:020d}.json") as stream:
-                lines = stream.read().splitlines()
+            lines = read(f"_delta_log/{version:020d}.json").splitlines()
         except OSError:
             return None
         found.append(_commit([orjson.loads(line) for line in lines if line], folder))
     return found
+
+
+def _log_reader(uri: str, options: Mapping[str, str]) -> Callable[[str], bytes]:
+    """Reads a file of the table. Arrow's file systems take 0.4 s to load: not on a local disk."""
+    if (path := local_path(uri)) is not None:
+        return lambda name: (Path(path) / name).read_bytes()
+    from deltalake.fs import DeltaStorageHandler
+    from pyarrow.fs import PyFileSystem
+
+    files = PyFileSystem(DeltaStorageHandler(uri, dict(options) or None))
+
+    def read(name: str) -> bytes:
+        with files.open_input_stream(name) as stream:
+            return bytes(stream.read())
+
+    return read
 
 
 def _commit(actions: Sequence[Mapping[str, Any]], folder: str) -> Commit:

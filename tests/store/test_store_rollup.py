@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,8 +32,11 @@ def judged(made: Exchange, word: str, after: int = 1) -> Verdict:
     return Verdict(made.pair_id, made.namespace, moment, "v", word, None, 0, "")
 
 
-def counts(workspace: Workspace, since_us: int = 0, recent_us: int = 0) -> StreamCounts:
-    return stream_counts(workspace, "acme", "tickets", since_us=since_us, recent_us=recent_us)
+def counts(
+    workspace: Workspace, since_us: int = 0, recent_us: int = 0, **more: Any
+) -> StreamCounts:
+    times = {"since_us": since_us, "recent_us": recent_us}
+    return stream_counts(workspace, "acme", "tickets", **times, **more)
 
 
 @pytest.mark.parametrize("names", [("acme", "../x"), ("../x", "tickets"), ("acme", "")])
@@ -41,7 +46,7 @@ def test_what_is_no_name_becomes_no_folder(workspace: Workspace, names: tuple[st
     assert not [*workspace.home.work.rglob("counts.arrow")]
 
 
-def anew(workspace: Workspace, **times: int) -> StreamCounts:
+def anew(workspace: Workspace, **times: Any) -> StreamCounts:
     kept = workspace.home.work / "acme" / "tickets" / "counts.arrow"
     aside = kept.with_name("aside")
     if kept.exists():
@@ -184,6 +189,41 @@ def test_rows_that_a_compaction_merged_before_they_were_counted_are_counted_once
     found = counts(workspace)
     assert (found.pairs, found.verified) == (9, 3)
     assert found == anew(workspace)
+
+
+def test_a_day_of_more_rows_than_are_counted_at_once_is_counted_whole_and_once(
+    workspace: Workspace, store: Store, exchange: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [exchange(number) for number in range(8)]
+    store(*made, *(judged(each, "verified") for each in made[::2]), judged(made[7], "rejected"))
+    whole = anew(workspace)
+    monkeypatch.setattr(rollup, "COUNT_ROWS", 3)
+    assert anew(workspace) == whole
+    told: list[tuple[int, int]] = []
+    anew(workspace, on_counted=lambda *rows: told.append(rows))
+    assert told == [(3, 8), (6, 8), (8, 8)]
+    assert (whole.pairs, whole.verified, whole.unverified_days[0][1]) == (8, 4, 3)
+
+
+def test_looking_again_after_a_drain_loads_no_arrow(
+    workspace: Workspace, store: Store, exchange: Make
+) -> None:
+    """It takes longer to load than the counting itself."""
+    store(exchange(0), judged(exchange(0), "verified"))
+    assert counts(workspace).pairs == 1
+    store(exchange(1), judged(exchange(1), "verified"))
+    program = (
+        "import sys\n"
+        "from apprentice_pipeline.settings import load_settings\n"
+        "from apprentice_pipeline.store.rollup import stream_counts\n"
+        "from apprentice_pipeline.store.workspace import Workspace\n"
+        "opened = Workspace.open(load_settings({'APPRENTICE_HOME': sys.argv[1]}))\n"
+        "print(stream_counts(opened, 'acme', 'tickets', since_us=0, recent_us=0).pairs)\n"
+        "print('pyarrow' in sys.modules)\n"
+    )
+    command = [sys.executable, "-c", program, str(workspace.home.root)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout.split() == ["2", "False"], done.stderr
 
 
 def test_an_erasure_costs_other_namespaces_no_counting(
