@@ -24,6 +24,7 @@ from pathlib import Path
 
 from apprentice_pipeline.errors import ApprenticeError, StoreError, UsageError
 from apprentice_pipeline.gateway.access import is_loopback
+from apprentice_pipeline.gateway.draining import Draining
 from apprentice_pipeline.gateway.maintenance import Maintenance
 from apprentice_pipeline.gateway.metrics import FOLDER_VARIABLE
 from apprentice_pipeline.gateway.metrics_files import make_folder
@@ -33,7 +34,6 @@ from apprentice_pipeline.gateway.webhook import POST_S, Webhook
 from apprentice_pipeline.records import now_us
 from apprentice_pipeline.serving.opening import open_supervisor
 from apprentice_pipeline.settings import Settings
-from apprentice_pipeline.store.drain import drain
 from apprentice_pipeline.store.handover import handed_over, shown
 from apprentice_pipeline.store.secrecy import keep_memory_private
 from apprentice_pipeline.store.workspace import Workspace
@@ -135,6 +135,7 @@ class _Supervisor:
         self._url = _url(listening, tls=bool(workspace.config.gateway.tls_certificate))
         self._on_ready = on_ready
         self._stopping = threading.Event()
+        self._draining = Draining(workspace, self._alert)
         self._metrics = make_folder(workspace.home.run)
         self._workers = [_Worker(self._start_worker) for _ in range(workers)]
 
@@ -146,7 +147,7 @@ class _Supervisor:
         maintenance = Maintenance(self._workspace, self._stopping)
         loops = [
             self._every(maintenance.look_s, maintenance.look),
-            self._every(config.store.drain_interval_s, self._drain, nice=DRAIN_NICE),
+            self._every(self._draining.pause_s, self._draining.look, nice=DRAIN_NICE),
             self._every(config.serving.registry_poll_s, self._follow_registry),
         ]
         if config.alerts.webhook:
@@ -220,7 +221,7 @@ class _Supervisor:
     def _drain_last(self) -> None:
         """What the workers left goes to the lake, if that can be reached; else the next start
         finds it."""
-        last = threading.Thread(target=self._guarded, args=(self._drain,), daemon=True)
+        last = threading.Thread(target=self._guarded, args=(self._draining.look,), daemon=True)
         last.start()
         last.join(LAST_DRAIN_S)
 
@@ -230,34 +231,26 @@ class _Supervisor:
         except ApprenticeError as error:
             self._alert(type(error).__name__, error.message)
         except Exception as error:  # the thread's edge: the loop outlives every failure
-            self._alert("unexpected", f"{work.__name__} failed: {type(error).__name__}")
+            self._alert("unexpected", f"{work.__qualname__} failed: {type(error).__name__}")
 
     def _every(
-        self, seconds: float, work: Callable[[], None], *, nice: int = 0
+        self, seconds: float | Callable[[], float], work: Callable[[], None], *, nice: int = 0
     ) -> threading.Thread:
         """Runs `work` again and again in a thread of its own, until stopping.
 
-        `nice`: how far calls under way come first; threads that `work` starts inherit it.
+        `seconds`: the pause before each, or what tells it. `nice`: how far calls under way come
+        first; threads that `work` starts inherit it.
         """
 
         def loop() -> None:
             with contextlib.suppress(OSError, AttributeError):
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
-            while not self._stopping.wait(seconds):
+            while not self._stopping.wait(seconds() if callable(seconds) else seconds):
                 self._guarded(work)
 
-        thread = threading.Thread(target=loop, name=work.__name__, daemon=True)
+        thread = threading.Thread(target=loop, name=work.__qualname__, daemon=True)
         thread.start()
         return thread
-
-    def _drain(self) -> None:
-        report = drain(
-            self._workspace.home.spool,
-            self._workspace.lake,
-            erased_of=self._workspace.state.erased_of,
-        )
-        if report.failed or report.rejected or report.damaged:
-            self._alert("drain", f"rows could not be moved into the lake: {report.error}")
 
     def _follow_registry(self) -> None:
         from apprentice_pipeline.routing.following import follow_registry

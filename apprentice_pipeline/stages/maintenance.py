@@ -14,6 +14,7 @@ from apprentice_pipeline.config import Config
 from apprentice_pipeline.errors import StoreError
 from apprentice_pipeline.records import date_of, now_us
 from apprentice_pipeline.store import erasure
+from apprentice_pipeline.store.rollup import stream_counts
 from apprentice_pipeline.store.workspace import Workspace
 
 DAY_US = 86_400_000_000
@@ -63,9 +64,17 @@ def round_of_day(previous_us: int, at_us: int) -> int:
 
 def _keep(workspace: Workspace, tenant: str, at_us: int, at_least: int) -> Compacted:
     expired = _expire(workspace, tenant, at_us)
+    _count(workspace, tenant)
     merged = workspace.lake.compact(tenant, at_least)
     workspace.lake.vacuum(tenant)
     return Compacted(merged, expired)
+
+
+def _count(workspace: Workspace, tenant: str) -> None:
+    """Brings the kept counts up, while the tables' logs still tell what came: whoever asks for the
+    status tomorrow need not wait for a counting of everything."""
+    for namespace in workspace.lake.namespaces(tenant):
+        stream_counts(workspace, tenant, namespace, since_us=0, recent_us=0)
 
 
 def retention_days(config: Config, namespace: str) -> int | None:

@@ -7,6 +7,7 @@ tables exist.
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,7 +34,11 @@ ORPHAN_HOURS: Final = 1
 _RETRIES: Final = 20
 _GONE: Final = ("no such file", "os error 2)", "not found")
 _FULL: Final = ("no space left", "os error 28", "disk quota", "file too large", "os error 27")
+LOG_HOURS: Final = 2
+"""How long the table's log tells of a commit. Every commit lists the log, about four times: at one
+commit a second a day of it would cost three seconds a commit."""
 _CONFIGURATION: Final = {
+    "delta.logRetentionDuration": f"interval {LOG_HOURS} hours",
     "delta.dataSkippingStatsColumns": "pair_id,created_at_us",
 }
 
@@ -406,8 +411,8 @@ def _make_durable(table: Path, *, since: int) -> None:
     the power fails.
     """
     log = table / "_delta_log"
-    commits = [file for file in log.glob("*.json") if file.stem.isdigit()]
-    newer = [file for file in commits if int(file.stem) > since]
+    following = (log / f"{version:020d}.json" for version in itertools.count(since + 1))
+    newer = list(itertools.takewhile(Path.exists, following))
     added = [
         table / unquote(action["add"]["path"])
         for file in newer

@@ -33,9 +33,9 @@ _TRIM: Final = "DELETE FROM rows WHERE seq <= ? AND kind = ? AND tenant = ?"
 _TRIM_ROWS: Final = 128
 _BREATH_S: Final = 0.002
 """Longer than SQLite sleeps before it tries a lock again the first time (1 ms)."""
-_CHECKPOINT_PAGES: Final = 16_384
-"""Pages of write-ahead log at which a commit itself would move them into the file: 64 MB, which a
-drain keeps it from ever reaching (`checkpoint`)."""
+_CHECKPOINT_PAGES: Final = 32_768
+"""Pages of write-ahead log at which a commit itself would move them into the file: 128 MB, which
+drains seconds apart keep it from reaching (`checkpoint`)."""
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS rows (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,

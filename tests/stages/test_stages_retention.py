@@ -21,6 +21,7 @@ from apprentice_pipeline.stages.maintenance import (
 )
 from apprentice_pipeline.stages.results import append_records
 from apprentice_pipeline.store.drain import drain
+from apprentice_pipeline.store.rollup import COUNTS_FILE, stream_counts
 from apprentice_pipeline.store.spool import Spool
 from apprentice_pipeline.store.workspace import Workspace
 
@@ -35,6 +36,21 @@ tasks:
 
 def ids(workspace: Workspace, table: str = "captures", tenant: str = "default") -> set[str]:
     return set(workspace.lake.scan(tenant, table).collect()["pair_id"].to_list())
+
+
+def test_a_round_counts_while_the_tables_logs_still_tell_what_came(
+    home: Any, captured: Captured
+) -> None:
+    with home.open() as workspace:
+        captured(workspace, 3)
+        compact(workspace)
+        kept = workspace.home.work / "default" / "tickets" / COUNTS_FILE
+        counted = kept.read_bytes()
+        counts = stream_counts(workspace, "default", "tickets", since_us=0, recent_us=0)
+        assert counts.pairs == 3
+        captured(workspace, 2, skip=3)
+        compact(workspace)
+        assert kept.read_bytes() != counted
 
 
 def test_each_stream_has_its_own_rule_else_everybodys(home: Any, captured: Captured) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -152,6 +153,25 @@ def test_stamps_survive_a_checkpoint_of_the_log(
     opened.create_checkpoint()
     lake.append("acme", "captures", captures(1), app_id="other", version=1)
     assert Lake(lake._uri).transaction_version("acme", "captures", "spool") == 41
+
+
+def test_the_log_stays_short_and_the_stamp_of_a_drain_outlives_what_is_cut_from_it(
+    lake: Lake, captures: Callable[..., pa.Table], tmp_path: Path
+) -> None:
+    """Every append lists the log: a day of an append a second would cost seconds each."""
+    log = tmp_path / "lake" / "acme" / "captures" / "_delta_log"
+    lake.append("acme", "captures", captures(0), app_id="spool", version=41)
+    for number in range(1, 150):
+        lake.append("acme", "captures", captures(number))
+    aged = time.time() - (delta.LOG_HOURS + 1) * 3_600
+    for file in log.iterdir():
+        os.utime(file, (aged, aged))
+    for number in range(150, 210):
+        lake.append("acme", "captures", captures(number))
+    assert len(list(log.glob("*.json"))) < 150
+    again = Lake(lake._uri)
+    assert again.transaction_version("acme", "captures", "spool") == 41
+    assert again.scan("acme", "captures").collect().height == 210
 
 
 def test_compaction_merges_files_and_vacuum_removes_the_old_ones(
