@@ -32,6 +32,6 @@ def namespace_of(workspace: Workspace, tenant: str, pair_id: str) -> str:
     if not rows:
         raise UsageError(
             f"no pair {pair_id}",
-            remedy="ids come in the x-apprentice-pair-id header; new pairs take some seconds to drain",
+            remedy="ids come in the x-apprentice-pair-id header; new pairs take seconds to drain",
         )
     return str(rows[0]["namespace"])
