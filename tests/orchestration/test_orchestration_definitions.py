@@ -20,6 +20,7 @@ from apprentice_pipeline.orchestration.partitions import stream_day_key, stream_
 from apprentice_pipeline.orchestration.pipeline import Pipeline
 from apprentice_pipeline.orchestration.runs import execute, instance
 from apprentice_pipeline.records import date_of
+from tests.conftest import HOUR_US
 
 REPOSITORY = Path(__file__).parents[2]
 DAY_US = 86_400_000_000
@@ -175,7 +176,7 @@ def test_the_sensor_asks_for_verification_then_training_and_for_each_once(
 ) -> None:
     """One state of the data has one run key, however often the sensor looks."""
     captured(pipeline.workspace, 60)
-    captured(pipeline.workspace, 40, skip=60, ago_us=DAY_US)
+    captured(pipeline.workspace, 40, skip=60, ago_us=HOUR_US + DAY_US)
     first, second = look(pipeline, opened), look(pipeline, opened)
     assert [job for job, _ in run_keys(first)] == ["verify_job", "verify_job"]
     assert run_keys(first) == run_keys(second)
