@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,17 +21,23 @@ FIRST, SECOND = Delivered("chaos-00000001", "a", False), Delivered("chaos-000000
 BOTH = (Kept("a", "chaos-00000001", True), Kept("b", "chaos-00000002", True))
 
 
-def test_nothing_is_lost_doubled_or_unreadable_when_processes_are_killed_under_load() -> None:
-    """A small run; `make chaos` is the whole."""
+def chaos(*options: str) -> dict[str, Any]:
+    """The report of a run that found nothing wrong."""
     done = subprocess.run(
-        [sys.executable, "-m", "chaos", "--kills", "5", "--seed", "27", "--json"],
+        [sys.executable, "-m", "chaos", *options, "--json"],
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=280,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    report = json.loads(done.stdout)
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+def test_nothing_is_lost_doubled_or_unreadable_when_processes_are_killed_under_load() -> None:
+    """A small run; `make chaos` is the whole."""
+    report = chaos("--kills", "5", "--seed", "27")
     assert report["kills"] == {"worker": 2, "writer": 2, "everything": 1}
     assert report["verdict"]["delivered"] >= 30
     assert 0 < report["streamed"] < report["verdict"]["delivered"]
@@ -42,15 +49,7 @@ def test_nothing_is_lost_doubled_or_unreadable_when_processes_are_killed_under_l
 
 
 def test_at_the_gateway_s_default_limit_only_late_answers_may_be_lost() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "chaos", "--kills", "3", "--commit-timeout-ms", "250", "--json"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    report = json.loads(done.stdout)
+    report = chaos("--kills", "3", "--commit-timeout-ms", "250")
     assert report["timeout_ms"] == 250
     assert report["verdict"]["lost"] == 0
     assert report["verdict"]["late_lost"] < report["verdict"]["delivered"]
