@@ -12,6 +12,7 @@ operator; past `MOST_STREAMS` further streams are one, for a client may name as 
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -79,13 +80,13 @@ class Metrics:
             registry=self._registry,
         )
         self._streams: set[tuple[str, str]] = set()
-        self._durations = Histogram(
+        self._durations = _Histogram(
             "apprentice_response_seconds",
             "Time from the request to the provider's last byte.",
             buckets=_BUCKETS,
             registry=self._registry,
         )
-        self._commits = Histogram(
+        self._commits = _Histogram(
             "apprentice_commit_seconds",
             "Time a response's end waited for its pair to be committed.",
             buckets=_BUCKETS,
@@ -116,10 +117,8 @@ class Metrics:
 
     def observe(self, durations_s: Iterable[float], commits_s: Iterable[float]) -> None:
         """Adds durations, seconds."""
-        for seconds in durations_s:
-            self._durations.observe(seconds)
-        for seconds in commits_s:
-            self._commits.observe(seconds)
+        self._durations.observe_all(durations_s)
+        self._commits.observe_all(commits_s)
 
     def _known(self, tenant: str, namespace: str) -> tuple[str, str]:
         """The stream's labels; those of all others once there are too many."""
@@ -175,6 +174,22 @@ def _room() -> Room | None:
         return room
     values.ValueClass = values.MutexValue
     return None
+
+
+class _Histogram(Histogram):
+    """A histogram that takes many values at once: one by one, a second's worth of them keeps the
+    interpreter from the event loop for longer than a call may take."""
+
+    def observe_all(self, amounts: Iterable[float]) -> None:
+        """The same as `observe` of each."""
+        ordered = sorted(amounts)
+        self._sum.inc(sum(ordered))
+        counted = 0
+        for bound, bucket in zip(self._upper_bounds, self._buckets, strict=True):
+            until = bisect_right(ordered, bound)
+            if until > counted:
+                bucket.inc(until - counted)
+                counted = until
 
 
 class _Rounds:

@@ -10,6 +10,7 @@ given up, and counted in the metrics as `counts_dropped`.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
@@ -28,6 +29,7 @@ MOST_STREAMS = 20_000
 MOST_ALERTS = 1_000
 _DAY_US = 86_400_000_000
 _DROPPED = "counts_dropped"
+_TOGETHER = 500
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -168,20 +170,17 @@ class Tally:
         """Writes all of it; returns how many entries could not be, for a reason of their own."""
         at_us = now_us()
 
-        def count(place: tuple[str, str, str], increments: dict[str, float]) -> None:
-            self._state.count(*place, increments)
+        def meter(spending: Mapping[Stream, tuple[float, int]]) -> None:
+            self._state.meter_all(spending, "passthrough", at_us, zone=self._zone)
 
-        def meter(stream: Stream, spent: tuple[float, int]) -> None:
-            usd, calls = spent
-            self._state.meter(*stream, "passthrough", usd, at_us, zone=self._zone, calls=calls)
-
-        def alert(about: tuple[str, str, str], message: str) -> None:
-            self._state.add_alert(*about, message, now_us=at_us)
+        def alert(alerts: Mapping[tuple[str, str, str], str]) -> None:
+            for about, message in alerts.items():
+                self._state.add_alert(*about, message, now_us=at_us)
 
         written = (
-            _each(sums.events, count),
-            _each(sums.spending, meter),
-            _each(sums.alerts, alert),
+            _in_portions(sums.events, self._state.count_all, _TOGETHER),
+            _in_portions(sums.spending, meter, _TOGETHER),
+            _in_portions(sums.alerts, alert, 1),
         )
         return sum(written)
 
@@ -222,19 +221,21 @@ class Tally:
         return day
 
 
-def _each(entries: dict[K, V], write: Callable[[K, V], None]) -> int:
-    """Writes entry after entry and takes it out; returns how many were given up.
+def _in_portions(entries: dict[K, V], write: Callable[[dict[K, V]], None], together: int) -> int:
+    """Writes entries, some together, and takes them out; returns how many were given up.
 
     Raises: ApprenticeError where the store fails: what is left can be tried again. An entry that
-    fails in a way nobody foresaw would fail again, and hold up those behind it.
+    fails in a way nobody foresaw would fail again, and hold up those beside it.
     """
     given_up = 0
-    for key in list(entries):
+    while entries:
+        some = dict(itertools.islice(entries.items(), together))
         try:
-            write(key, entries[key])
+            write(some)
         except ApprenticeError:
             raise
         except Exception:  # the flush outlives every failure
-            given_up += 1
-        del entries[key]
+            given_up += _in_portions(dict(some), write, 1) if len(some) > 1 else 1
+        for key in some:
+            del entries[key]
     return given_up

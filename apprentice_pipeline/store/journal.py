@@ -24,6 +24,8 @@ ACTIVE: Final = ("queued", "running")
 """States of a job that is not at its end."""
 MAX_LOG: Final = 200_000
 """Characters of a job's log that are kept, the newest."""
+Place = tuple[str, str, str]
+"""What a counter is of: tenant, namespace, day (`YYYY-MM-DD`)."""
 _STONES: Final = uuid.UUID("6d0b6a5e-4b1f-5b7e-9d6a-7f1f2a7f9c11")
 _ID_CHUNK: Final = 500
 
@@ -70,24 +72,22 @@ class Tombstone:
     rows: int
 
 
-def count(
-    database: Database, tenant: str, namespace: str, day: str, increments: Mapping[str, int | float]
-) -> None:
-    """See `State.count`."""
+def count(database: Database, entries: Mapping[Place, Mapping[str, int | float]]) -> None:
+    """See `State.count_all`."""
     rows = [
         {"tenant": tenant, "namespace": namespace, "day": day, "name": name, "value": float(value)}
+        for (tenant, namespace, day), increments in sorted(entries.items())
         for name, value in sorted(increments.items())
     ]
     if not rows:
         return
-    statement = database.upsert(COUNTERS).values(rows)
+    statement = database.upsert(COUNTERS)
+    added = statement.on_conflict_do_update(
+        index_elements=["tenant", "namespace", "day", "name"],
+        set_={"value": COUNTERS.c.value + statement.excluded.value},
+    )
     with database.write() as connection:
-        connection.execute(
-            statement.on_conflict_do_update(
-                index_elements=["tenant", "namespace", "day", "name"],
-                set_={"value": COUNTERS.c.value + statement.excluded.value},
-            )
-        )
+        connection.execute(added, rows)
 
 
 def counters(

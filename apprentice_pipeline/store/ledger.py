@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, and_, delete, or_, select
+from sqlalchemy import Connection, Row, and_, bindparam, delete, or_, select
 
 from apprentice_pipeline.control.budget import (
     RESERVATION_US,
@@ -35,6 +35,18 @@ from apprentice_pipeline.store.schema import RESERVATIONS, SPENDING
 PASSTHROUGH: Final = "passthrough"
 LIFETIME: Final = "lifetime"
 _LOCK: Final = "ledger"
+
+_OWNER: Final = and_(
+    *(SPENDING.c[name] == bindparam(name) for name in ("tenant", "namespace", "kind"))
+)
+_CHARGED: Final = select(SPENDING.c.period, SPENDING.c.usd, SPENDING.c.calls).where(
+    _OWNER,
+    or_(
+        *(and_(SPENDING.c.period == p.value, SPENDING.c.key == bindparam(p.value)) for p in Period),
+        SPENDING.c.period == LIFETIME,
+    ),
+)
+"""An owner's sums of the periods whose keys are given, and of its lifetime."""
 
 Zone = Any
 """A `datetime.tzinfo`: the zone whose calendar the limits follow."""
@@ -113,19 +125,17 @@ def settle(
 
 def meter(
     database: Database,
+    spent: Mapping[tuple[str, str], tuple[Decimal | float, int]],
     *,
-    tenant: str,
-    namespace: str,
     kind: str,
-    usd: Decimal | float,
     at_us: int,
     zone: Zone,
-    calls: int = 1,
 ) -> None:
-    """See `State.meter`."""
+    """See `State.meter_all`."""
+    keys = period_keys(at_us, zone)
     with database.write(_LOCK) as connection:
-        owner = (tenant, namespace, kind)
-        _charge(connection, database, owner, _decimal(usd), period_keys(at_us, zone), calls)
+        for (tenant, namespace), (usd, calls) in sorted(spent.items()):
+            _charge(connection, database, (tenant, namespace, kind), _decimal(usd), keys, calls)
 
 
 def spending(
@@ -208,17 +218,23 @@ def _charge(
 ) -> None:
     """Adds to the owner's sum of each period, and of its lifetime. The ledger lock is held."""
     tenant, namespace, kind = owner
-    columns = ["tenant", "namespace", "kind", "period", "key"]
-    for period, key in [*((p.value, k) for p, k in keys.items()), (LIFETIME, "")]:
-        names = dict(zip(columns, (tenant, namespace, kind, period, key), strict=True))
-        query = select(SPENDING.c.usd, SPENDING.c.calls).filter_by(**names)
-        row = connection.execute(query).first()
-        values = {
-            "usd": str(usd + (Decimal(row.usd) if row else ZERO)),
-            "calls": calls + (row.calls if row else 0),
-        }
-        statement = database.upsert(SPENDING).values(**names, **values)
-        connection.execute(statement.on_conflict_do_update(index_elements=columns, set_=values))
+    named = {"tenant": tenant, "namespace": namespace, "kind": kind}
+    periods = {each.value: key for each, key in keys.items()}
+    known = {row.period: row for row in connection.execute(_CHARGED, named | periods)}
+    rows = []
+    for period, key in (periods | {LIFETIME: ""}).items():
+        row = known.get(period)
+        total = usd + (Decimal(row.usd) if row else ZERO)
+        times = calls + (row.calls if row else 0)
+        rows.append(named | {"period": period, "key": key, "usd": str(total), "calls": times})
+    statement = database.upsert(SPENDING)
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["tenant", "namespace", "kind", "period", "key"],
+            set_={"usd": statement.excluded.usd, "calls": statement.excluded.calls},
+        ),
+        rows,
+    )
 
 
 def _reservation(row: Row[Any]) -> Reservation:

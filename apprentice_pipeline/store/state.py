@@ -254,17 +254,19 @@ class State:
         zone: tzinfo = UTC,
         calls: int = 1,
     ) -> None:
-        """Records spending that nothing reserved. Callers on a hot path add up `calls` first."""
-        ledger.meter(
-            self._database,
-            tenant=tenant,
-            namespace=namespace,
-            kind=kind,
-            usd=usd,
-            at_us=at_us,
-            zone=zone,
-            calls=calls,
-        )
+        """Records spending that nothing reserved."""
+        self.meter_all({(tenant, namespace): (usd, calls)}, kind, at_us, zone=zone)
+
+    def meter_all(
+        self,
+        spent: Mapping[tuple[str, str], tuple[Decimal | float, int]],
+        kind: str,
+        at_us: int,
+        *,
+        zone: tzinfo = UTC,
+    ) -> None:
+        """`meter` for many streams, each with its sum and its calls, in one transaction."""
+        ledger.meter(self._database, spent, kind=kind, at_us=at_us, zone=zone)
 
     def spent(
         self,
@@ -297,7 +299,11 @@ class State:
         self, tenant: str, namespace: str, day: str, increments: Mapping[str, int | float]
     ) -> None:
         """Adds to the counters of a day (`YYYY-MM-DD`), all in one transaction."""
-        journal.count(self._database, tenant, namespace, day, increments)
+        journal.count(self._database, {(tenant, namespace, day): increments})
+
+    def count_all(self, entries: Mapping[journal.Place, Mapping[str, int | float]]) -> None:
+        """`count` for many streams and days, all in one transaction."""
+        journal.count(self._database, entries)
 
     def counters(
         self,

@@ -22,13 +22,15 @@ class State:
         self.calls = 0
         self.alerts = 0
 
-    def count(self, _tenant: str, namespace: str, _day: str, increments: dict[str, float]) -> None:
-        self._fail(namespace)
-        self.counts[namespace] = self.counts.get(namespace, 0) + sum(increments.values())
+    def count_all(self, entries: dict[tuple[str, str, str], dict[str, float]]) -> None:
+        for _, namespace, _day in entries:
+            self._fail(namespace)
+        for (_, namespace, _day), increments in entries.items():
+            self.counts[namespace] = self.counts.get(namespace, 0) + sum(increments.values())
 
-    def meter(self, *_: Any, calls: int, **__: Any) -> None:
+    def meter_all(self, spent: dict[Any, tuple[float, int]], *_: Any, **__: Any) -> None:
         self._fail("")
-        self.calls += calls
+        self.calls += sum(calls for _, calls in spent.values())
 
     def add_alert(self, *_: Any, **__: Any) -> None:
         self._fail("")
