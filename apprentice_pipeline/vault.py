@@ -186,8 +186,7 @@ class Vault:
     def fingerprint(self, tenant: str, purpose: str, data: bytes) -> bytes:
         """A keyed 32-byte digest: equal data of one tenant, equal value; reveals nothing else."""
         _, key = self._first(tenant)
-        inner = hmac.digest(key, b"fingerprint" + _prefixed(purpose), "sha256")
-        return hmac.digest(inner, data, "sha256")
+        return hmac.digest(_fingerprint_key(key, purpose), data, "sha256")
 
     def forget(self, tenant: str) -> None:
         """Deletes the tenant's data keys: its rows are unreadable everywhere from now on."""
@@ -295,6 +294,11 @@ def _zstd() -> _Zstd:
 def _row_key(data_key: bytes, pair_id: str) -> bytes:
     """HKDF-Expand with one block (RFC 5869, section 2.3): the data key is already uniform."""
     return hmac.digest(data_key, b"row" + _prefixed(pair_id) + b"\x01", "sha256")
+
+
+@functools.lru_cache(maxsize=1_024)
+def _fingerprint_key(data_key: bytes, purpose: str) -> bytes:
+    return hmac.digest(data_key, b"fingerprint" + _prefixed(purpose), "sha256")
 
 
 def _context(tenant: str, namespace: str, pair_id: str, field: str, version: int) -> bytes:

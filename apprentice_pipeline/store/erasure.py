@@ -106,7 +106,7 @@ def erase(
     `on_step` is told each step as it is done.
     Raises: UsageError when pairs are named without their namespace; StoreError.
     """
-    from apprentice_pipeline.store.journal import Tombstone
+    from apprentice_pipeline.store.tombstones import Tombstone
 
     if pair_ids is not None and namespace is None:
         raise UsageError("pairs are erased within a namespace", remedy="give --namespace")
@@ -140,7 +140,7 @@ def expire(
     that is at the same. What a spool holds that never reached the lake is found once it has.
     Raises: StoreError.
     """
-    from apprentice_pipeline.store.journal import Tombstone
+    from apprentice_pipeline.store.tombstones import Tombstone
 
     ids = workspace.lake.older(tenant, namespace, before_us)
     if not ids:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import functools
 import json
 import os
 import sqlite3
@@ -20,7 +21,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from apprentice_pipeline.errors import StorageFull, StoreError
 from apprentice_pipeline.store.sealing import SealedRow
@@ -49,13 +50,8 @@ CREATE TABLE IF NOT EXISTS rejected (
 );
 """
 _COLUMNS: Final = "kind, tenant, namespace, pair_id, facts, first, second, dedup_key"
-_INSERT: Final = f"INSERT INTO rows (seq, {_COLUMNS}) VALUES "  # noqa: S608
-_CHUNKS: Final = (64, 16, 4, 1)
-"""Rows a statement. Each statement lets go of the interpreter lock once: with one a row, a busy
-event loop would hold the writer up a thousand times a commit."""
-_INSERTS: Final = {
-    count: _INSERT + ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?, ?)"] * count) for count in _CHUNKS
-}
+_MOST_A_STATEMENT: Final = 64
+"""Rows a statement: each one lets go of the interpreter lock, and a commit of few rows is one."""
 _READ: Final = f"SELECT seq, {_COLUMNS} FROM rows WHERE seq > ? AND seq <= ? ORDER BY seq"  # noqa: S608
 _OWNED: Final = (
     "tenant = :tenant AND (:namespace IS NULL OR namespace = :namespace)"
@@ -154,15 +150,13 @@ class SpoolFile:
 
         Raises: StorageFull, SpoolDamaged, StoreError.
         """
+        if len(rows) <= _MOST_A_STATEMENT:  # a statement alone is a transaction
+            with mapping_errors():
+                self._insert(rows)
+            return
         with self._write():
-            start = 0
-            for count in _CHUNKS:
-                while len(rows) - start >= count:
-                    values = [
-                        value for row in rows[start : start + count] for value in _values(row)
-                    ]
-                    self._connection.execute(_INSERTS[count], values)
-                    start += count
+            for start in range(0, len(rows), _MOST_A_STATEMENT):
+                self._insert(rows[start : start + _MOST_A_STATEMENT])
 
     def read(self, after: int, until: int, limit: int) -> list[StoredRow]:
         """Up to `limit` rows (and about 64 MB) with `after` < seq ≤ `until`, in order."""
@@ -284,6 +278,11 @@ class SpoolFile:
         """Closes the connection. Safe to call twice."""
         self._connection.close()
 
+    def _insert(self, rows: Sequence[StoredRow]) -> None:
+        if rows:
+            values = [value for seq, row in rows for value in (seq, *row)]
+            self._connection.execute(_insert(len(rows)), values)
+
     def _number(self, query: str) -> int:
         with mapping_errors():
             return int(self._connection.execute(query).fetchone()[0])
@@ -342,19 +341,10 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
-def _values(stored: StoredRow) -> tuple[Any, ...]:
-    row = stored.row
-    return (
-        stored.seq,
-        row.table,
-        row.tenant,
-        row.namespace,
-        row.pair_id,
-        row.facts,
-        row.first,
-        row.second,
-        row.dedup_key,
-    )
+@functools.cache
+def _insert(rows: int) -> str:
+    values = ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?, ?)"] * rows)
+    return f"INSERT INTO rows (seq, {_COLUMNS}) VALUES {values}"  # noqa: S608
 
 
 def _full() -> StorageFull:

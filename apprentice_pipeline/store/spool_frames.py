@@ -67,38 +67,35 @@ class RecordReader:
         if self._have < self._wanted:
             return []
         whole = data if len(self._rest) == 1 else b"".join(self._rest)
-        found, start = [], 0
-        while (end := self._end(whole, start)) is not None:
-            found.append(_record(whole, start))
+        found, start, size = [], 0, len(whole)
+        while True:
+            body = start + _RECORD.size
+            if size < body:
+                self._wanted = _RECORD.size
+                break
+            *lengths, seq = _RECORD.unpack_from(whole, start)
+            end = body + sum(length for length in lengths if length != _NONE)
+            if size < end:
+                self._wanted = end - start
+                break
+            found.append(NumberedRow(seq, _row(whole, body, lengths)))
             start = end
-        self._rest = [whole[start:]] if start < len(whole) else []
-        self._have = len(whole) - start
-        self._wanted -= start
+        self._rest = [whole[start:]] if start < size else []
+        self._have = size - start
         return found
 
-    def _end(self, data: bytes, start: int) -> int | None:
-        """Where the record at `start` ends; None while it is not whole."""
-        body = self._wanted = start + _RECORD.size
-        if len(data) < body:
-            return None
-        *lengths, _ = _RECORD.unpack_from(data, start)
-        self._wanted = body + sum(length for length in lengths if length != _NONE)
-        return self._wanted if len(data) >= self._wanted else None
 
-
-def _record(data: bytes, start: int) -> NumberedRow:
-    *lengths, seq = _RECORD.unpack_from(data, start)
-    place, parts = start + _RECORD.size, list[bytes | None]()
+def _row(data: bytes, start: int, lengths: Sequence[int]) -> PlainRow:
+    parts = list[bytes | None]()
     for length in lengths:
         if length == _NONE:
             parts.append(None)
         else:
-            parts.append(data[place : place + length])
-            place += length
+            parts.append(data[start : start + length])
+            start += length
     table, tenant, namespace, pair_id = ((part or b"").decode() for part in parts[:4])
     facts, first, second = parts[4:]
-    row = PlainRow(table, tenant, namespace, pair_id, facts or b"", first, second)
-    return NumberedRow(seq, row)
+    return PlainRow(table, tenant, namespace, pair_id, facts or b"", first, second)
 
 
 class Decided(NamedTuple):

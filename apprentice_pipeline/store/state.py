@@ -19,16 +19,17 @@ from sqlalchemy import Row, delete, select
 
 from apprentice_pipeline.control.budget import RESERVATION_US, Limits, Settlement
 from apprentice_pipeline.records import now_us
-from apprentice_pipeline.store import journal, keys, ledger
+from apprentice_pipeline.store import journal, keys, ledger, tombstones
 from apprentice_pipeline.store.data_keys import DataKeys
 from apprentice_pipeline.store.database import Database
 from apprentice_pipeline.store.erased import Erased
-from apprentice_pipeline.store.journal import ALERT_WINDOW_US, Alert, Job, Tombstone
+from apprentice_pipeline.store.journal import ALERT_WINDOW_US, Alert, Job
 from apprentice_pipeline.store.keys import CreatedKey, KeyRecord
 from apprentice_pipeline.store.ledger import Spending
 from apprentice_pipeline.store.rounds import Rounds
 from apprentice_pipeline.store.schema import CHAMPIONS, CONTROL
 from apprentice_pipeline.store.sealing import SealedRow
+from apprentice_pipeline.store.tombstones import Tombstone
 
 
 @dataclass(frozen=True, slots=True)
@@ -409,38 +410,38 @@ class State:
 
         `once`: of two that do so for the same pair at the same time, one does.
         """
-        journal.add_tombstones(self._database, stones, once=once)
+        tombstones.add_tombstones(self._database, stones, once=once)
 
     def put_erasure(self, scope: Sequence[str], document: str) -> None:
         """Notes an erasure that begins (tenant, namespace, pair id; empty: all) and what it is to
         take, in place of what was noted of one that was cut short."""
-        journal.put_erasure(self._database, scope, document)
+        tombstones.put_erasure(self._database, scope, document)
 
     def erasure(self, scope: Sequence[str]) -> str | None:
         """What was noted of an erasure of this scope that has not come to its end."""
-        return journal.erasure(self._database, scope)
+        return tombstones.erasure(self._database, scope)
 
     def end_erasure(self, scope: Sequence[str]) -> None:
         """Forgets the note: the erasure is done, and proven where it can be."""
-        journal.end_erasure(self._database, scope)
+        tombstones.end_erasure(self._database, scope)
 
     def count_erased(self, stones: Sequence[Tombstone]) -> None:
         """Writes into tombstones that were added with no rows how many went."""
-        journal.count_erased(self._database, stones)
+        tombstones.count_erased(self._database, stones)
 
     def erased_of(self, tenant: str, rows: Sequence[SealedRow]) -> Erased:
         """What was erased of the tenant that concerns these rows (an `erased.ErasedOf`)."""
         named = ((row.namespace, row.pair_id) for row in rows)
-        scopes, pairs = journal.erased_among(self._database, tenant, named)
+        scopes, pairs = tombstones.erased_among(self._database, tenant, named)
         return Erased(self.data_keys.forgotten_version(tenant), scopes, pairs)
 
     def tombstones(self, tenant: str, namespace: str | None = None) -> list[Tombstone]:
         """What was erased of a tenant (with `namespace`: of it, or of everything), oldest first."""
-        return journal.tombstones(self._database, tenant, namespace)
+        return tombstones.tombstones(self._database, tenant, namespace)
 
     def erased_pairs(self, tenant: str, namespace: str, pair_ids: Iterable[str]) -> set[str]:
         """Those of `pair_ids` that were erased by id."""
-        return journal.erased_pairs(self._database, tenant, namespace, pair_ids)
+        return tombstones.erased_pairs(self._database, tenant, namespace, pair_ids)
 
 
 def _champion(row: Row[Any]) -> ChampionRecord:

@@ -20,11 +20,11 @@ from apprentice_pipeline.settings import load_settings
 from apprentice_pipeline.stages import export
 from apprentice_pipeline.store.drain import drain, waiting_rows
 from apprentice_pipeline.store.erasure import erase
-from apprentice_pipeline.store.journal import Tombstone
 from apprentice_pipeline.store.pairs import pair_counts, pairs
 from apprentice_pipeline.store.spool import Spool
 from apprentice_pipeline.store.spool_file import Lock
 from apprentice_pipeline.store.spool_writer import KEY_REFRESH_S
+from apprentice_pipeline.store.tombstones import Tombstone
 from apprentice_pipeline.store.workspace import Workspace
 
 Make = Callable[..., Exchange]

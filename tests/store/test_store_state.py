@@ -16,8 +16,8 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from apprentice_pipeline.errors import StorageFull, StoreError, UsageError
-from apprentice_pipeline.store.journal import Tombstone
 from apprentice_pipeline.store.state import ChampionRecord, State
+from apprentice_pipeline.store.tombstones import Tombstone
 from apprentice_pipeline.vault import Vault, key_version
 
 
