@@ -257,6 +257,8 @@ class Local(Section):
     max_adapters: PositiveInt = 4
     threads: Int = Field(default=0, ge=0)
     url: str = ""
+    cost_usd_per_hour: Usd = Decimal(0)
+    """What an hour of the machine that serves costs; 0 for one that is there anyway."""
 
     @field_validator("fine_tune_backend")
     @classmethod

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from statistics import median
 from typing import Any, Final
 
 import numpy as np
@@ -31,6 +32,7 @@ WEIGHTS: Final[Mapping[str, float]] = {
     "C": 0.10,
 }
 _CHANCE_SCORES: Final = 20_000
+_HOUR_US: Final = 3_600_000_000
 
 NO_CHANCE: Final = 0.5
 """Chance where it cannot be estimated: the most that κ lets it be."""
@@ -256,6 +258,15 @@ def _constants(
         size = min(1.0, inputs.target_size_bytes / max(1, inputs.size_bytes))
     target_us = None if table.p50_us is None or not target else float(target)
     return {"S": size, "C": cost, "target_us": target_us}, tuple(dropped)
+
+
+def cost_per_call(usd_per_hour: float, rows: Sequence[EvalRow]) -> float | None:
+    """What a call costs on a machine that answers one at a time, US dollars, at the median of the
+    measured latencies; None where none was measured and the machine is not free."""
+    latencies = [row.latency_us for row in rows if row.latency_us > 0]
+    if not usd_per_hour:
+        return 0.0
+    return usd_per_hour * median(latencies) / _HOUR_US if latencies else None
 
 
 def _cost(inputs: ScoreInputs) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -19,7 +19,7 @@ from apprentice_pipeline.corpus.rows import Corpus, CorpusRow
 from apprentice_pipeline.errors import GateRefused
 from apprentice_pipeline.evaluate.gate import check_gate
 from apprentice_pipeline.evaluate.holdout import Evaluation, measure
-from apprentice_pipeline.evaluate.kscore import EvalRow, ScoreInputs, k_score
+from apprentice_pipeline.evaluate.kscore import EvalRow, ScoreInputs, cost_per_call, k_score
 from apprentice_pipeline.evaluate.student import Student
 from apprentice_pipeline.records import now_us
 from apprentice_pipeline.routing import calibration
@@ -39,10 +39,6 @@ from apprentice_pipeline.verify.evaluators import Evaluator, output_valid
 
 Progress = Callable[[str, int, int, str], None]
 
-LOCAL_COST_USD = 0.0
-"""A call answered on a machine that is there anyway costs no money per call; its electricity is
-below what a provider's smallest price resolves."""
-
 
 def evaluate_adapter(
     workspace: Workspace,
@@ -59,7 +55,7 @@ def evaluate_adapter(
     evaluator = evaluator_of(workspace, namespace, [row.completion for row in corpus.train[:200]])
     student = Student.load(Path(trained.base_path), Path(trained.folder))
     measured = answer_holdout(workspace, namespace, corpus, student, evaluator, progress)
-    inputs = score_inputs(workspace, corpus, trained)
+    inputs = score_inputs(workspace, corpus, trained, measured.rows)
     score = k_score(measured.rows, inputs)
     champion = champion_artifact(workspace, tenant, namespace)
     decision = check_gate(
@@ -117,8 +113,11 @@ def answer_holdout(
     )
 
 
-def score_inputs(workspace: Workspace, corpus: Corpus, trained: TrainedAdapter) -> ScoreInputs:
-    """What K needs besides the rows: sizes, targets and prices, each from where it was measured."""
+def score_inputs(
+    workspace: Workspace, corpus: Corpus, trained: TrainedAdapter, answered: Sequence[EvalRow]
+) -> ScoreInputs:
+    """What K needs besides the rows: sizes, targets and prices, each from where it was measured
+    or, for the machine's hour, from the configuration."""
     settings = workspace.config.kscore
     rows = [*corpus.train, *corpus.holdout]
     costs = [row.cost_usd for row in rows if row.cost_usd is not None]
@@ -133,7 +132,7 @@ def score_inputs(workspace: Workspace, corpus: Corpus, trained: TrainedAdapter) 
         target_size_bytes=trained.target_bytes,
         target_latency_us=None if target_ms is None else int(target_ms * 1_000),
         teacher_latency_us=int(median(latencies)) if latencies else None,
-        local_cost_usd=LOCAL_COST_USD,
+        local_cost_usd=cost_per_call(float(workspace.config.local.cost_usd_per_hour), answered),
         remote_cost_usd=sum(costs) / len(costs) if costs else None,
         bootstrap=settings.bootstrap,
         seed=workspace.config.distill.seed,

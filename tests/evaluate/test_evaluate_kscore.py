@@ -20,6 +20,7 @@ from apprentice_pipeline.evaluate.kscore import (
     ScoreInputs,
     chance,
     compose,
+    cost_per_call,
     k_score,
     k_score_v1,
     statement,
@@ -169,6 +170,14 @@ def test_what_is_unknown_is_dropped_and_said() -> None:
 def test_a_free_remote_call_is_an_unknown_price_not_a_division() -> None:
     inputs = replace(INPUTS, remote_cost_usd=0.0)
     assert k_score(rows_with([1.0] * 30), inputs).components["C"] is None
+
+
+def test_a_machine_costs_a_call_its_share_of_the_hour() -> None:
+    measured = rows_with([1.0] * 3, latency_us=50_000)
+    unmeasured = rows_with([1.0] * 9, latency_us=0)
+    assert cost_per_call(7.2, [*measured, *unmeasured]) == pytest.approx(0.0001)
+    assert cost_per_call(7.2, unmeasured) is None
+    assert cost_per_call(0.0, unmeasured) == 0.0
 
 
 def test_a_dearer_local_call_scores_zero() -> None:
