@@ -459,8 +459,13 @@ def _mapped(error: Exception) -> StoreError:
     text = str(error).lower()
     if any(sign in text for sign in _FULL):
         return StorageFull("the lake's disk is full", remedy="free space on that disk")
-    gone = isinstance(error, FileNotFoundError) or any(sign in text for sign in _GONE)
-    return (FilesGone if gone else StoreError)(
+    if isinstance(error, FileNotFoundError) or any(sign in text for sign in _GONE):
+        return FilesGone(
+            f"files of the lake went away while they were read ({type(error).__name__})",
+            remedy="run it again: an erasure was at work; if it stays so, check store.lake_uri "
+            "and store.lake_options, and that nobody deleted files of the lake by hand",
+        )
+    return StoreError(
         f"the lake failed: {type(error).__name__}",
         remedy="check store.lake_uri and store.lake_options; if another writer was at work, "
         "try again",
