@@ -8,7 +8,6 @@ as StoreError, without statement parameters.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from apprentice_pipeline.errors import StorageFull, StoreError
 from apprentice_pipeline.store.full_disk import means_full
+from apprentice_pipeline.store.private import make_private
 from apprentice_pipeline.store.schema import LOCKS, META, METADATA, SCHEMA_VERSION
 
 BUSY_TIMEOUT_MS: Final = 10_000
@@ -228,7 +228,7 @@ def _limit_statements(connection: Any, _record: Any) -> None:
 def _create_private(file: Path) -> None:
     """The database file, mode 0600, before SQLite would make it with the process's umask."""
     try:
-        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        make_private(file)
     except OSError as error:
         raise StoreError(
             f"the state database cannot be opened: {error.strerror}",

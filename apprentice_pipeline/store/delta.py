@@ -172,12 +172,14 @@ def _mergeable(table: DeltaTable) -> int:
 
 def vacuum(uri: str, options: Mapping[str, str], retention_hours: int) -> int:
     """Deletes files out of use for that long; orphans only once they are surely orphans."""
-    with mapping_errors():
-        table = open_table(uri, options)
+
+    def once(table: DeltaTable | None) -> int:
         if table is None:
             return 0
         unused = _vacuum(table, retention_hours, full=False)
         return unused + _vacuum(table, max(retention_hours, ORPHAN_HOURS), full=True)
+
+    return _change(uri, options, once)
 
 
 def purge(uri: str, options: Mapping[str, str]) -> int:
@@ -186,13 +188,15 @@ def purge(uri: str, options: Mapping[str, str]) -> int:
     On a local disk no append is under way meanwhile, so this takes what a crash left as well;
     in an object store that stays for `ORPHAN_HOURS`, until the next vacuum.
     """
-    with mapping_errors(), _lock(uri, fcntl.LOCK_EX):
-        table = open_table(uri, options)
+    orphan_hours = ORPHAN_HOURS if local_path(uri) is None else 0
+
+    def once(table: DeltaTable | None) -> int:
         if table is None:
             return 0
         unused = _vacuum(table, 0, full=False)
-        alone = local_path(uri) is not None
-        return unused + _vacuum(table, 0 if alone else ORPHAN_HOURS, full=True)
+        return unused + _vacuum(table, orphan_hours, full=True)
+
+    return _change(uri, options, once, alone=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,13 +361,17 @@ def _vacuum(table: DeltaTable, retention_hours: int, *, full: bool) -> int:
 
 
 def _change(
-    uri: str, options: Mapping[str, str], once: Callable[[DeltaTable | None], _Outcome]
+    uri: str,
+    options: Mapping[str, str],
+    once: Callable[[DeltaTable | None], _Outcome],
+    *,
+    alone: bool = False,
 ) -> _Outcome:
     """`once` on the newest snapshot, again with a newer one when another writer came between:
     a commit that failed so has changed nothing."""
     from deltalake.exceptions import CommitFailedError
 
-    with mapping_errors(), _lock(uri, fcntl.LOCK_SH):
+    with mapping_errors(), _lock(uri, fcntl.LOCK_EX if alone else fcntl.LOCK_SH):
         for _ in range(_RETRIES):
             try:
                 return once(open_table(uri, options))
@@ -451,8 +459,13 @@ def _mapped(error: Exception) -> StoreError:
     text = str(error).lower()
     if any(sign in text for sign in _FULL):
         return StorageFull("the lake's disk is full", remedy="free space on that disk")
-    gone = isinstance(error, FileNotFoundError) or any(sign in text for sign in _GONE)
-    return (FilesGone if gone else StoreError)(
+    if isinstance(error, FileNotFoundError) or any(sign in text for sign in _GONE):
+        return FilesGone(
+            f"files of the lake went away while they were read ({type(error).__name__})",
+            remedy="run it again: an erasure was at work; if it stays so, check store.lake_uri "
+            "and store.lake_options, and that nobody deleted files of the lake by hand",
+        )
+    return StoreError(
         f"the lake failed: {type(error).__name__}",
         remedy="check store.lake_uri and store.lake_options; if another writer was at work, "
         "try again",

@@ -81,7 +81,8 @@ def pairs(
     """The pairs of a namespace in time order, opened in memory.
 
     `since_us` is included, `until_us` is not; `verdicts` and `ids` keep those named;
-    `min_confidence` leaves out pairs that were never resampled. A pair whose key was erased with
+    `min_confidence` leaves out pairs that were never resampled. A pair that was erased by its id is
+    left out, also while its row is still on its way out of the lake; one whose key was erased with
     its tenant is left out and told to `on_erased`.
     Raises: KeyMissing when a key is gone that no erasure took; CannotOpen, StoreError.
     """
@@ -93,7 +94,10 @@ def pairs(
         step = max(1, min(batch, snapshot.batch_rows))
         for start in range(0, chosen.height, step):
             rows = snapshot.read(partial(_View.content, chosen=chosen.slice(start, step)))
+            gone = workspace.state.erased_pairs(tenant, namespace, rows["pair_id"])
             for row in rows.iter_rows(named=True):
+                if row["pair_id"] in gone:
+                    continue
                 try:
                     opened = _pair(workspace, tenant, namespace, row)
                 except KeyErased:
@@ -232,7 +236,8 @@ class _Snapshot:
     def __init__(self, workspace: Workspace, tenant: str, namespace: str) -> None:
         self._open = partial(_View.of, workspace, tenant, namespace)
         self._view: _View | None = None
-        self.days, row_bytes = workspace.lake.days(tenant, CAPTURES, namespace)
+        days = partial(workspace.lake.days, tenant, CAPTURES, namespace)
+        self.days, row_bytes = reread(days)
         self.batch_rows = max(1, BATCH_BYTES // max(1, row_bytes))
 
     def read(self, step: Callable[[_View], pl.DataFrame]) -> pl.DataFrame:

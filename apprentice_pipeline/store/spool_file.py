@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from apprentice_pipeline.errors import StorageFull, StoreError
+from apprentice_pipeline.store.private import make_private
 from apprentice_pipeline.store.sealing import SealedRow
 
 BUSY_TIMEOUT_S: Final = 10.0
@@ -129,11 +130,16 @@ class SpoolFile:
         machine: for what would then only be done again.
         Raises: StorageFull, SpoolDamaged, StoreError.
         """
-        flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
         with mapping_errors():
-            os.close(os.open(path, flags, 0o600))
+            if create:
+                make_private(path)
+            path.stat()  # says more clearly than SQLite why it cannot be opened
             connection = sqlite3.connect(
-                path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+                f"{path.absolute().as_uri()}?mode=rw",
+                uri=True,
+                timeout=BUSY_TIMEOUT_S,
+                isolation_level=None,
+                check_same_thread=False,
             )
             try:
                 connection.execute("PRAGMA journal_mode=WAL")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import http.client
+import multiprocessing
 import os
 import resource
 import signal
@@ -18,19 +19,28 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
-from bench.export.making import NAMESPACE, sealed_pairs
+from bench.export.making import NAMESPACE, sealed_pairs_shown
 
 LIMIT_MB: Final = 500
-_CASES: Final = (("jsonl", "pairs"), ("parquet", "pairs"), ("jsonl", "chat"))
+_CASES: Final = (
+    ("jsonl", "pairs"),
+    ("parquet", "pairs"),
+    ("jsonl", "chat"),
+    ("jsonl", "trl"),
+    ("parquet", "trl"),
+    ("jsonl", "sharegpt"),
+    ("parquet", "sharegpt"),
+)
+_STYLES: Final = tuple(dict.fromkeys(style for _, style in _CASES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +62,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="bench-export-") as folder:
         home = options.home or Path(folder) / "home"
         if not (home / "lake" / "default").exists():
-            _make(home, options.pairs, options.days, console)
+            _make(home, options.pairs, options.days)
         found = []
-        for form, style in _CASES:
+        cases = [(form, style) for form, style in _CASES if style in options.style]
+        for form, style in cases:
             found.append(_by_command(home, Path(folder), form, style))
             console.print(f"{found[-1]}")
-        for form in ("jsonl", "parquet"):
+        for form, style in cases:
             with _server(home) as (port, pid):
-                found.append(_over_http(port, pid, form))
+                found.append(_over_http(port, pid, form, style))
             console.print(f"{found[-1]}")
     _show(found, options.pairs)
     return int(any(each.peak_mb > LIMIT_MB for each in found))
@@ -70,14 +81,14 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=1_000_000)
     parser.add_argument("--days", type=int, default=30, help="over how many days they came")
     parser.add_argument("--home", type=Path, help="where the lake is, or is to stay")
+    parser.add_argument("--style", choices=_STYLES, nargs="+", default=_STYLES)
     return parser.parse_args(arguments)
 
 
-def _make(home: Path, pairs: int, days: int, console: Console) -> None:
-    with Progress(console=console) as bar:
-        task = bar.add_task("making the lake", total=pairs)
-        size = sealed_pairs(home, pairs, days, lambda made: bar.advance(task, made))
-    console.print(f"{pairs:,} pairs, {size / 1e9:.2f} GB of text")
+def _make(home: Path, pairs: int, days: int) -> None:
+    """In a process of its own: a child's `ru_maxrss` begins with what its parent had."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        pool.submit(sealed_pairs_shown, home, pairs, days).result()
 
 
 def _by_command(home: Path, folder: Path, form: str, style: str) -> Measured:
@@ -104,10 +115,11 @@ def _peak_mb(usage: resource.struct_rusage) -> float:
     return usage.ru_maxrss * 1_024 / 1e6
 
 
-def _over_http(port: int, pid: int, form: str) -> Measured:
+def _over_http(port: int, pid: int, form: str, style: str) -> Measured:
     started, size = time.monotonic(), 0
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
-    connection.request("GET", f"/v1/labels/synthesize-corpus?namespace={NAMESPACE}&format={form}")
+    asked = f"namespace={NAMESPACE}&format={form}&style={style}"
+    connection.request("GET", f"/v1/labels/synthesize-corpus?{asked}")
     answer = connection.getresponse()
     if answer.status != 200:
         raise SystemExit(f"the export answered {answer.status}")
@@ -115,7 +127,7 @@ def _over_http(port: int, pid: int, form: str) -> Measured:
         size += len(piece)
     connection.close()
     seconds = time.monotonic() - started
-    return Measured("HTTP", form, "pairs", seconds, size, _high_water_mb(pid))
+    return Measured("HTTP", form, style, seconds, size, _high_water_mb(pid))
 
 
 @contextmanager

@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
+from rich.console import Console
+from rich.progress import Progress
+
 from apprentice_pipeline.records import (
     Exchange,
     Usage,
@@ -56,6 +59,15 @@ def sealed_pairs(home: Path, pairs: int, days: int, progress: Callable[[int], No
         progress(len(batch))
     workspace.close()
     return size
+
+
+def sealed_pairs_shown(home: Path, pairs: int, days: int) -> None:
+    """As `sealed_pairs`, with a bar on standard error."""
+    console = Console(stderr=True)
+    with Progress(console=console) as bar:
+        task = bar.add_task("making the lake", total=pairs)
+        size = sealed_pairs(home, pairs, days, lambda made: bar.advance(task, made))
+    console.print(f"{pairs:,} pairs, {size / 1e9:.2f} GB of text")
 
 
 def facts_alone(home: Path, pairs: int, days: int, progress: Callable[[int], None]) -> None:

@@ -7,7 +7,7 @@ import io
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -19,8 +19,10 @@ from apprentice_pipeline.records import Exchange, Feedback
 from apprentice_pipeline.settings import load_settings
 from apprentice_pipeline.stages import export
 from apprentice_pipeline.store.drain import drain, waiting_rows
+from apprentice_pipeline.store.erased import Erased
 from apprentice_pipeline.store.erasure import erase
 from apprentice_pipeline.store.pairs import pair_counts, pairs
+from apprentice_pipeline.store.sealing import SealedRow
 from apprentice_pipeline.store.spool import Spool
 from apprentice_pipeline.store.spool_file import Lock
 from apprentice_pipeline.store.spool_writer import KEY_REFRESH_S
@@ -245,6 +247,33 @@ def test_an_erasure_in_the_midst_of_another_nodes_drain_misses_nothing(
     spool.close()
     assert two.lake.scan("acme", "captures").collect().height == 0
     assert waiting_rows(two.home.spool) == 0
+
+
+def test_no_export_shows_a_pair_that_another_nodes_drain_is_about_to_take_back(
+    nodes: tuple[Workspace, Workspace], exchange: Make
+) -> None:
+    """It was erased, all of it, between the drain's first look and its append."""
+    one, two = nodes
+    made, other = exchange(0), exchange(1)
+    seen: list[str] = []
+
+    def look(tenant: str, rows: Sequence[SealedRow]) -> Erased:
+        found = two.state.erased_of(tenant, rows)
+        ids = [made.pair_id]
+        erase(one, "acme", namespace="tickets", pair_ids=ids, now_us=made.created_at_us + 1)
+        return found
+
+    def meanwhile(done: str) -> None:
+        if done == "appended":
+            assert one.lake.scan("acme", "captures").collect().height == 2
+            seen.extend(pair.pair_id for pair in pairs(one, "acme", "tickets"))
+
+    spool = Spool.open(two.home.spool, two.vault)
+    put(spool, made, other)
+    drain(two.home.spool, two.lake, erased_of=look, on_step=meanwhile)
+    spool.close()
+    assert seen == [other.pair_id]
+    assert two.lake.scan("acme", "captures").collect()["pair_id"].to_list() == [other.pair_id]
 
 
 def test_a_drain_that_dies_before_it_has_looked_again_looks_the_next_time(

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from apprentice_pipeline.records import Exchange, Feedback, Verdict
+from apprentice_pipeline.store import delta
 from apprentice_pipeline.store.erasure import erase
 from apprentice_pipeline.store.pairs import label_rows, pair_counts, pairs
 from apprentice_pipeline.store.workspace import Workspace
@@ -119,3 +120,44 @@ def test_an_export_of_a_tenant_that_is_erased_meanwhile_ends(
     erase(workspace, TENANT, now_us=7)
     assert list(export) == []
     assert read_labels(workspace) == read_sql(workspace) == set()
+
+
+@pytest.mark.parametrize("steps", range(1, 4))
+def test_an_export_goes_on_when_a_vacuum_takes_the_files_it_would_read_next(
+    steps: int, workspace: Workspace, store: Store, exchange: Make
+) -> None:
+    """At once, where in production they stay for a week. What comes meanwhile is not asked for."""
+    made = [exchange(number) for number in range(12)]
+    for each in made:
+        store(each, Verdict(each.pair_id, NAMESPACE, 1, "v", "verified", 1.0, 3, ""))
+    export = pairs(workspace, TENANT, NAMESPACE, batch=3)
+    found = [next(export) for _ in range(3 * steps)]
+    assert workspace.lake.compact(TENANT) > 0
+    assert workspace.lake.vacuum(TENANT, 0) > 0
+    store(exchange(20), exchange(2_000))
+    found += export
+    assert [pair.pair_id for pair in found] == [each.pair_id for each in made]
+    assert {pair.verdict for pair in found} == {"verified"}
+
+
+def test_a_vacuum_that_an_erasure_overtakes_begins_again(
+    workspace: Workspace, store: Store, exchange: Make
+) -> None:
+    """Fewer erasures than it tries: that it is overtaken each time cannot be."""
+    made = [exchange(number) for number in range(15)]
+    for each in made:
+        store(each)
+    uri = str(workspace.home.lake / TENANT / "captures")
+
+    def erase_all() -> None:
+        for each in made:
+            delta.delete(uri, {}, f"pair_id = '{each.pair_id}'")
+
+    with ThreadPoolExecutor(1) as pool:
+        erasing = pool.submit(erase_all)
+        while not erasing.done():
+            workspace.lake.vacuum(TENANT, 0)
+        erasing.result()
+    workspace.lake.vacuum(TENANT, 0)
+    assert read_labels(workspace) == set()
+    assert not [*(workspace.home.lake / TENANT).glob("captures/**/*.parquet")]
