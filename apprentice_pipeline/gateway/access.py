@@ -21,6 +21,7 @@ import asyncio
 import functools
 import ipaddress
 import math
+import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -310,8 +311,9 @@ def _is_foreign(origin: str, host: str) -> bool:
 
 @functools.lru_cache(maxsize=64)
 def _names_loopback(host: str) -> bool:
-    """Whether a Host header, port or not, names this machine's loopback."""
-    try:
-        return is_loopback(urlsplit(f"//{host}").hostname or "")
-    except ValueError:
-        return False
+    """Whether a Host header, port or not, names this machine's loopback and nothing else."""
+    named = _HOST.fullmatch(host)
+    return named is not None and is_loopback((named[1] or named[2]).lower())
+
+
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+))(?::[0-9]*)?")

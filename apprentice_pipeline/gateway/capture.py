@@ -38,6 +38,9 @@ from apprentice_pipeline.wire.forms import WireFormat, WireRequest
 from apprentice_pipeline.wire.providers import PROVIDERS, wire_format
 
 PREFIX = "/v1/capture/"
+_NOT_PASSED_ON = frozenset({"CONNECT", "TRACE"})
+"""One would make a tunnel of a connection that others use; one tells what the gateway sent, with
+the tenant's provider key."""
 CLIENT_LEFT = 499
 SHUT_DOWN = 503
 CUT_S = 1.0
@@ -135,6 +138,9 @@ class Captures:
         except WireError as error:
             await replies.refuse(send, wire, 404, _worded(error))
             return None
+        if scope["method"] in _NOT_PASSED_ON:
+            await replies.refuse(send, wire, 405, "CONNECT and TRACE are not passed on")
+            return None
         outgoing = Outgoing(
             method=scope["method"],
             provider=provider,
@@ -144,7 +150,7 @@ class Captures:
             content_length=headers.content_length,
         )
         intake = Intake(receive, self._limits.max_body_bytes)
-        passage = Passage(wire, caller, namespace, headers, outgoing, intake, send)
+        passage = Passage(wire, caller, namespace, headers, outgoing, intake, send, scope)
         if endpoint is not None:
             passage.call = _new_call(passage, provider, endpoint, began_ns)
         if OBSERVED in scope:

@@ -1,7 +1,8 @@
 """Connections to providers: HTTP/1.1, kept open, as few steps a call as can be.
 
-Belongs here: writing a request, parsing what comes, keeping connections for the next call. Does
-not: addresses, what a failure means (`upstream`), who reads a response (`response`).
+Belongs here: writing a request, keeping connections for the next call, giving silent ones up. Does
+not: addresses, what a failure means (`upstream`), parsing (`parsing`), who reads a response
+(`response`).
 Promises: bytes of a body are given on as they arrive and never changed; what is not read holds the
 provider up, and memory is bounded; a response that ends before its framing says so is an error; a
 request is sent once. A general client does far more for each call, which is time that a worker's
@@ -18,11 +19,9 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Final, cast
 
-import httptools
-
+from apprentice_pipeline.gateway.parsing import Parsing
 from apprentice_pipeline.gateway.response import HIGH_WATER, Broken, Header, Response, Silent
 
-MOST_HEAD_BYTES: Final = 1 << 18
 LOOK_S: Final = 1.0
 IDLE_S: Final = 15.0
 
@@ -46,11 +45,9 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_alive",
+        "_began",
         "_head",
-        "_head_bytes",
-        "_in_head",
-        "_method",
-        "_parser",
+        "_parsing",
         "_paused",
         "_pool",
         "_response",
@@ -68,13 +65,11 @@ class Connection(asyncio.Protocol):
         self.seen = 0.0
         """When it last did anything."""
         self._pool = pool
-        self._parser = httptools.HttpResponseParser(self)
+        self._parsing = Parsing()
         self._transport: asyncio.Transport | None = None
         self._alive = True
-        self._method = ""
+        self._began = 0.0
         self._head: asyncio.Future[Response] | None = None
-        self._head_bytes = 0
-        self._in_head = True
         self._response: Response | None = None
         self._sending: asyncio.Task[None] | None = None
         self._writable: asyncio.Future[None] | None = None
@@ -83,7 +78,10 @@ class Connection(asyncio.Protocol):
     @property
     def usable(self) -> bool:
         """Whether another call may go over it."""
-        return self._alive and self._transport is not None and not self._transport.is_closing()
+        transport = self._transport
+        if not self._alive or not self._parsing.reusable or transport is None:
+            return False
+        return not transport.is_closing()
 
     async def call(self, method: str, head: bytes, body: Body, *, chunked: bool) -> Response:
         """Sends a request and returns the response once its head has come.
@@ -93,10 +91,10 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         if transport is None or not self.usable:
             raise Broken("the connection is closed")
-        self._method, self._head_bytes, self._in_head = method, 0, True
         self._response = Response(self)
+        self._parsing.expect(self._response, method)
         self._head = self.loop.create_future()
-        self.seen = self.loop.time()
+        self.seen = self._began = self.loop.time()
         if isinstance(body, bytes):
             transport.write(head + body if len(body) < HIGH_WATER else head)
             if len(body) >= HIGH_WATER:
@@ -159,8 +157,12 @@ class Connection(asyncio.Protocol):
         """Whether a call waits for the provider, and has since `moment`."""
         return self._response is not None and not self._paused and self.seen < moment
 
+    def under_way_since(self, moment: float) -> bool:
+        """Whether a call has not ended that began before `moment`."""
+        return self._response is not None and self._began < moment
+
     def give_up(self) -> None:
-        """Fails the call under way: the provider has been silent for too long."""
+        """Fails the call under way: the provider has taken too long."""
         self._fail(Silent("the provider sent nothing"))
 
     # asyncio.Protocol
@@ -177,11 +179,13 @@ class Connection(asyncio.Protocol):
             self.close()  # nobody asked
             return
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._fail(Broken("the provider changed the protocol"))
-        except httptools.HttpParserError as error:
-            self._fail(Broken(f"not HTTP ({type(error).__name__})"))
+            self._parsing.feed(data)
+        except Broken as error:
+            self._fail(error)
+        else:
+            if response.is_full and not self._paused and self._transport is not None:
+                self._paused = True
+                self._transport.pause_reading()
         self._tell()
 
     def eof_received(self) -> bool | None:
@@ -213,50 +217,6 @@ class Connection(asyncio.Protocol):
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    # httptools.HttpResponseParser
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """See `httptools`. Trailers are dropped: the head has gone on before they come."""
-        response = self._response
-        if not self._in_head or response is None:
-            return
-        self._head_bytes += len(name) + len(value)
-        if self._head_bytes > MOST_HEAD_BYTES:
-            self._fail(Broken("the response's head is too large"))
-        else:
-            response.note_header(name, value)
-
-    def on_headers_complete(self) -> None:
-        """See `httptools`."""
-        response, self._in_head = self._response, False
-        if response is not None:
-            response.status = self._parser.get_status_code()
-            if self._method == "HEAD" and response.status >= 200:
-                self._alive = False  # the parser waits for the body that the head speaks of
-                response.is_whole = True
-
-    def on_body(self, data: bytes) -> None:
-        """See `httptools`."""
-        response = self._response
-        if response is None or self._method == "HEAD":
-            return
-        if response.add(data) and not self._paused and self._transport is not None:
-            self._paused = True
-            self._transport.pause_reading()
-
-    def on_message_complete(self) -> None:
-        """See `httptools`."""
-        response = self._response
-        if response is None:
-            return
-        if 100 <= response.status < 200:  # an interim response: the real one follows
-            response.raw_headers.clear()
-            response.status = self._head_bytes = 0
-            self._in_head = True
-            return
-        response.is_whole = True
-        if not self._parser.should_keep_alive():
-            self._alive = False
-
     def _tell(self) -> None:
         """Who waits, for the head or for the body, may look."""
         response, head = self._response, self._head
@@ -274,7 +234,7 @@ class Connection(asyncio.Protocol):
 
     def _fail(self, error: Exception) -> None:
         self._alive = False
-        if not self._in_head:
+        if not self._parsing.in_head:
             self._tell()  # the head had come whole: what is wrong comes after it
         head, self._head = self._head, None
         if head is not None and not head.done():
@@ -288,10 +248,11 @@ class Connection(asyncio.Protocol):
 class Pool:
     """Connections by origin. One per process; lives on one event loop."""
 
-    def __init__(self, most: int, silent_s: float, connect_s: float) -> None:
+    def __init__(self, most: int, silent_s: float, total_s: float, connect_s: float) -> None:
         self.loop = asyncio.get_running_loop()
         self._most = most
         self._silent_s = silent_s
+        self._total_s = total_s
         self._connect_s = connect_s
         self._tls: ssl.SSLContext | None = None
         self._idle: defaultdict[Origin, deque[Connection]] = defaultdict(deque)
@@ -378,11 +339,12 @@ class Pool:
                 return
 
     def _look(self) -> None:
-        """Once a second: who waits for a silent provider is told, idle connections go."""
+        """Once a second: who waits for too long a provider is told, idle connections go."""
         now = self.loop.time()
         self._timer = self.loop.call_later(LOOK_S, self._look)
         for connection in list(self._open):
-            if connection.silent_since(now - self._silent_s):
+            silent = connection.silent_since(now - self._silent_s)
+            if silent or connection.under_way_since(now - self._total_s):
                 connection.give_up()
         for connections in self._idle.values():
             while connections and connections[0].seen < now - IDLE_S:

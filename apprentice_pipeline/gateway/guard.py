@@ -11,9 +11,6 @@ has no such limits for this parser.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
-import struct
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -22,10 +19,10 @@ from uvicorn.server import ServerState
 
 from apprentice_pipeline.config import Gateway as Limits
 from apprentice_pipeline.gateway import refusals
-from apprentice_pipeline.gateway.protocol import Protocol
+from apprentice_pipeline.gateway.passage import WATCHED
+from apprentice_pipeline.gateway.protocol import Protocol, reset
 
 LOOK_S = 1.0
-_RESET = struct.pack("ii", 1, 0)
 OVERSIZE = "apprentice.oversize"
 """In a scope: the head came at once, and is larger than it may be. The application refuses it."""
 
@@ -86,7 +83,7 @@ class Door:
             guard.wait_for_reader(now, now - since, waiting)
         for guard in list(self.guards):
             if guard.busy_s(now) > self.limits.total_timeout_s:
-                guard.refuse(504, "the call took longer than this gateway allows")
+                guard.end_overdue()
 
 
 class Guard(asyncio.Protocol):
@@ -154,9 +151,15 @@ class Guard(asyncio.Protocol):
             self.refuse(400, "this is not HTTP/1.1 as it is defined")
 
     def eof_received(self) -> bool | None:
-        """See `asyncio.Protocol`."""
-        self._inner.eof_received()
-        return None
+        """See `asyncio.Protocol`. Who ends only their own side wait for their answer, unless the
+        end is how the application notices that they leave. Over TLS there are no two sides."""
+        inner = self._inner
+        owed, last = inner.owes, inner.cycle
+        if owed is None or owed.more_body or WATCHED in owed.scope or inner.scheme == "https":
+            return None
+        whole = last.scope is inner.scope and not last.more_body
+        (last if whole else owed).keep_alive = False
+        return True
 
     def pause_writing(self) -> None:
         """See `asyncio.BaseProtocol`."""
@@ -198,26 +201,38 @@ class Guard(asyncio.Protocol):
             self.abort()
 
     def refuse(self, status: int, message: str) -> None:
-        """Ends the connection; says why unless a response is on its way."""
-        cycle, transport = self._inner.cycle, self._transport
-        answering = cycle is not None and cycle.response_started
-        if transport is None or self.refused:
+        """Ends the connection; says why unless a response is on its way. Where an earlier request
+        waits for its answer, the connection ends with that: nothing else may be taken for it."""
+        if self._transport is None or self.refused:
             return
         self.refused = True
-        if answering:
+        inner = self._inner
+        owed, last = inner.owes, inner.cycle
+        of_last = last is not None and last.scope is inner.scope and last.more_body
+        if owed is None or (owed is last and of_last):
+            self._end(status, message, begun=of_last and last.response_started)
+        else:
+            owed.keep_alive = False
+
+    def end_overdue(self) -> None:
+        """Ends a connection whose call has taken too long; says why unless its response began."""
+        owed = self._inner.owes
+        begun = self.refused or (owed is not None and owed.response_started)
+        self.refused = True
+        self._end(504, "the call took longer than this gateway allows", begun=begun)
+
+    def _end(self, status: int, message: str, *, begun: bool) -> None:
+        if begun or self._transport is None:
             self.abort()
             return
         head = self._inner.url if self._inner.scope is not None else b""
-        transport.write(refusals.on_the_wire(head, status, message))
-        transport.close()
+        self._transport.write(refusals.on_the_wire(head, status, message))
+        self._transport.close()
 
     def abort(self) -> None:
         """Ends the connection at once; the system does not keep what the client did not read."""
         if self._transport is not None:
-            raw = self._transport.get_extra_info("socket")
-            with contextlib.suppress(OSError, AttributeError):
-                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-            self._transport.abort()
+            reset(self._transport)
 
     def _head_has_come(self, last: int) -> None:
         self._began = self._time()

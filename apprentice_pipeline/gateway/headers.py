@@ -90,7 +90,10 @@ def read_headers(raw: Sequence[tuple[bytes, bytes]]) -> Incoming:
     for name, value in raw:
         reader = _READ.get(name)
         if reader is not None:
-            setattr(found, reader, value.decode("latin-1"))
+            text = value.decode("latin-1")
+            if name not in _CREDENTIALS and (before := getattr(found, reader)):
+                text = f"{before}, {text}"  # two of them are not one and not the other
+            setattr(found, reader, text)
         if name not in dropped and not name.startswith(_OURS):
             if b"ak_" not in value or name not in _CREDENTIALS or not _TOKEN.search(value):
                 forward.append((name, value))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from starlette.types import Send
+from starlette.types import Scope, Send
 
 from apprentice_pipeline.gateway import replies
 from apprentice_pipeline.gateway.access import Caller
@@ -19,6 +19,9 @@ from apprentice_pipeline.gateway.recording import Call
 from apprentice_pipeline.gateway.upstream import Outgoing
 from apprentice_pipeline.routing.attempt import Attempt
 from apprentice_pipeline.wire.forms import WireFormat
+
+WATCHED = "apprentice.watched"
+"""In a scope: the call ends when its client leaves."""
 
 
 @dataclass(slots=True)
@@ -36,6 +39,7 @@ class Passage:
     outgoing: Outgoing
     intake: Intake
     send: Send
+    scope: Scope
     call: Call | None = None
     attempt: Attempt | None = None
     began: bool = False
@@ -52,6 +56,7 @@ class Passage:
         """From now on the client's leaving cancels the current task."""
         task = asyncio.current_task()
         if self.watcher is None and task is not None:
+            self.scope[WATCHED] = True
             self.watcher = asyncio.create_task(self._end_when_gone(task))
 
     def unwatch(self) -> None:

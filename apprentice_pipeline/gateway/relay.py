@@ -19,6 +19,7 @@ from apprentice_pipeline.gateway.tally import Tally
 from apprentice_pipeline.gateway.tee import EventTee, WholeTee
 
 _CUT = (TimeoutError, OSError)
+_WITHOUT_BODY = frozenset({204, 304})
 
 
 class Relay:
@@ -37,6 +38,8 @@ class Relay:
         passage.began = True
         marks = replies.marks(b"remote", passage.pair_id)
         headers = response_headers(response.raw_headers, *marks)
+        if response.status in _WITHOUT_BODY:  # a length would speak of a body that does not come
+            headers = [header for header in headers if header[0] != b"content-length"]
         events = response.content_type == "text/event-stream" or self._is_array(passage, response)
         followed = events or passage.call is None
         if followed and (passage.intake.ended or not passage.headers.has_body):

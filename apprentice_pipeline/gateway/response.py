@@ -113,10 +113,20 @@ class Response:
         elif length == 16 and name.lower() == b"content-encoding":
             self.content_encoding = value.decode("latin-1")
 
-    def add(self, data: bytes) -> bool:
-        """Takes a piece of the body in; whether as much waits as may."""
+    def forget_head(self) -> None:
+        """What came was the head of an interim response: another follows."""
+        self.raw_headers.clear()
+        self.status, self.content_length = 0, None
+        self.content_type = self.content_encoding = ""
+
+    def add(self, data: bytes) -> None:
+        """Takes a piece of the body in."""
         self._parts.append(data)
         self._size += len(data)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether as much waits to be read as may."""
         return self._size > HIGH_WATER
 
     def wake(self, error: Exception | None = None) -> None:

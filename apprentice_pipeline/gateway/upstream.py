@@ -65,7 +65,9 @@ class Upstream:
             "anthropic": _Base.of(endpoints.anthropic),
             "gemini": _Base.of(endpoints.gemini),
         }
-        self._pool = Pool(limits.max_connections, limits.upstream_timeout_s, CONNECT_S)
+        self._pool = Pool(
+            limits.max_connections, limits.upstream_timeout_s, limits.total_timeout_s, CONNECT_S
+        )
 
     async def send(self, request: Outgoing, body: Body) -> Response:
         """The provider's response, its body unread; the caller says when it is `done`.
@@ -87,6 +89,8 @@ class Upstream:
             raise RemoteError("the provider did not answer in time", status=504) from None
         except TimeoutError:
             raise RemoteError("the provider cannot be reached in time", status=502) from None
+        except Broken as error:
+            raise RemoteError(str(error), status=502) from None
         except (OSError, ValueError) as error:
             raise RemoteError(
                 f"the provider cannot be reached ({type(error).__name__})", status=502

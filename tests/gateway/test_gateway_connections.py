@@ -73,7 +73,7 @@ def says(*pieces: bytes, close: bool = False) -> Handler:
 
 @contextlib.asynccontextmanager
 async def pool(**given: Any) -> AsyncIterator[Pool]:
-    made = Pool(**({"most": 10, "silent_s": 60.0, "connect_s": 5.0} | given))
+    made = Pool(**({"most": 10, "silent_s": 60.0, "total_s": 60.0, "connect_s": 5.0} | given))
     try:
         yield made
     finally:
