@@ -45,9 +45,9 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path) -> Path:
-    """Takes every byte of the disk; the file that does."""
+    """Takes every byte of the disk; the file that does, which goes on where it is there."""
     ballast = disk / "ballast"
-    with contextlib.suppress(OSError), open(ballast, "wb", buffering=0) as file:
+    with contextlib.suppress(OSError), open(ballast, "ab", buffering=0) as file:
         while True:
             file.write(bytes(4_096))
     return ballast
@@ -139,7 +139,9 @@ def test_what_a_full_disk_cost_is_counted_though_everybody_is_killed(
         os.kill(victim, signal.SIGKILL)
     gateway.process.wait()
     eventually(lambda: not any(Path(f"/proc/{victim}").exists() for victim in victims))
-    if not full:
+    if full:
+        fill(disk)  # what the dead had left
+    else:
         ballast.unlink()
     gateway = serve(environment=environment, **sections)
     delivered += [call(ask, gateway, f"newer-{number}") for number in range(10)]
