@@ -82,6 +82,11 @@ class Home:
         return self.run / "key-changes"
 
     @property
+    def losses(self) -> Path:
+        """A link to the folder in memory of what dead workers have not counted yet."""
+        return self.run / "losses"
+
+    @property
     def erasures(self) -> Path:
         """Signed proofs of what was erased."""
         return self.root / "erasures"

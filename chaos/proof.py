@@ -47,12 +47,14 @@ class Remains:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was found; all but the first three are violations."""
+    """What was found; all but the first four are violations."""
 
     delivered: int
     rows: int
+    late: int = 0
     late_lost: int = 0
     lost: int = 0
+    uncounted: int = 0
     doubled: int = 0
     strangers: int = 0
     unopened: int = 0
@@ -66,6 +68,7 @@ class Verdict:
         """All of them."""
         return (
             self.lost
+            + self.uncounted
             + self.doubled
             + self.strangers
             + self.unopened
@@ -75,11 +78,17 @@ class Verdict:
         )
 
 
-def judge(delivered: Sequence[Delivered], remains: Remains, timeout_s: float = math.inf) -> Verdict:
+def judge(
+    delivered: Sequence[Delivered],
+    remains: Remains,
+    timeout_s: float = math.inf,
+    at_risk: int = 0,
+) -> Verdict:
     """`lost`: delivered without a pair of that id; `late_lost`: the same of an answer that took
-    `timeout_s` or longer, so that the gateway may have released it at risk; `doubled`: an id or a
-    prompt in more than one row; `strangers`: the pair of that id holds another prompt;
-    `unopened`: rows whose content does not open."""
+    `timeout_s` or longer (`late` are all of those), so that the gateway may have released it at
+    risk; `uncounted`: how many more those are than the gateway counted as released `at_risk`;
+    `doubled`: an id or a prompt in more than one row; `strangers`: the pair of that id holds
+    another prompt; `unopened`: rows whose content does not open."""
     pairs = {row.pair_id: row.asked for row in remains.rows if row.is_pair}
     missing = [each for each in delivered if each.pair_id not in pairs]
     lost = [each.pair_id or each.asked for each in missing if each.seconds < timeout_s]
@@ -94,7 +103,9 @@ def judge(delivered: Sequence[Delivered], remains: Remains, timeout_s: float = m
     return Verdict(
         delivered=len(delivered),
         rows=len(remains.rows),
+        late=sum(each.seconds >= timeout_s for each in delivered),
         late_lost=len(missing) - len(lost),
+        uncounted=max(0, len(missing) - len(lost) - at_risk),
         lost=len(lost),
         doubled=len(doubled),
         strangers=len(strangers),

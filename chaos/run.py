@@ -4,7 +4,8 @@ Belongs here: the order of it, and what it reports. Does not: the table (`__main
 A kill falls at a random instant after answers have flowed again since the last one, so that
 every kill is one under load. `commit_timeout_ms` is by default beyond every stall: what is
 released at that limit is at risk, and not covered by the promise that is proved here. With a
-shorter one, answers that took longer than it and have no pair are counted apart.
+shorter one, answers that took longer than it and have no pair are counted apart, and may not be
+more than the gateway counted as released at risk.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ store: {{drain_interval_s: 0.2}}
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What one run did and found. `cut`: calls whose answers broke off, as kills make them.
-    `at_risk`: releases before a commit, as the gateway counted them; what a killed worker had
-    not yet written out is missing. `ways`: answers delivered by endpoint and manner."""
+    `at_risk`: releases before a commit, as the gateway counted them. `ways`: answers delivered by
+    endpoint and manner."""
 
     seed: int
     timeout_ms: int
@@ -154,6 +155,6 @@ def _prove(
     from apprentice_pipeline.store.workspace import Workspace
 
     with closing(Workspace.open(load_settings(environment))) as workspace:
-        verdict = judge(customers.delivered, gather(workspace, TENANT), timeout_ms / 1_000)
-        counters = workspace.state.counters(TENANT, "default")
-    return verdict, int(counters.get("at_risk", 0))
+        at_risk = int(workspace.state.counters(TENANT, "default").get("at_risk", 0))
+        remains = gather(workspace, TENANT)
+    return judge(customers.delivered, remains, timeout_ms / 1_000, at_risk), at_risk

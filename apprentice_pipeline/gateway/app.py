@@ -30,6 +30,7 @@ from apprentice_pipeline.gateway.tally import Tally
 from apprentice_pipeline.gateway.tasks import Apprentices
 from apprentice_pipeline.gateway.upstream import Upstream
 from apprentice_pipeline.routing import Router
+from apprentice_pipeline.store.loss_files import LossFile
 from apprentice_pipeline.store.spool import RecordSink
 from apprentice_pipeline.store.workspace import Workspace
 
@@ -58,7 +59,12 @@ class GatewayApp:
         self._most_headers = config.gateway.max_headers
         self._observer = observer(config)
         self._metrics = Metrics()
-        self._tally = Tally(workspace.state, self._metrics, config.budget.timezone)
+        self._tally = Tally(
+            workspace.state,
+            self._metrics,
+            config.budget.timezone,
+            LossFile.open(workspace.home.losses),
+        )
         spool.on_counts = self._tally.take_in
         self._access = Access(workspace)
         self._apprentices = Apprentices(workspace.settings)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -26,6 +27,8 @@ from apprentice_pipeline.wire.forms import WireFormat, WireRequest
 
 _READ_HERE = 1 << 18
 """Bytes of a response that the event loop takes the time to read; more goes to a thread."""
+_LOOK_AGAIN_S = 0.001
+"""The shortest timer, after which an event loop has looked at its sockets."""
 
 
 @dataclass(slots=True)
@@ -79,7 +82,7 @@ class Deadlines:
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
-        self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()
+        self._waiting: deque[tuple[float, asyncio.Future[None], asyncio.Future[None]]] = deque()
         self._given_up: set[asyncio.Future[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -89,9 +92,9 @@ class Deadlines:
         Giving up leaves `waiter` as it is: its outcome comes all the same.
         """
         outcome = asyncio.shield(waiter)
-        self._waiting.append((time.monotonic() + self._limit_s, outcome))
+        self._waiting.append((time.monotonic() + self._limit_s, waiter, outcome))
         if self._timer is None:
-            self._tick()
+            self._set_timer(self._limit_s / 4, self._look)
         try:
             await outcome
         except asyncio.CancelledError:
@@ -101,17 +104,23 @@ class Deadlines:
             return False
         return True
 
-    def _tick(self) -> None:
+    def _look(self) -> None:
+        """A loop that stood still may have limits behind it, and word from the writer unread."""
+        self._set_timer(_LOOK_AGAIN_S, self._give_up)
+
+    def _give_up(self) -> None:
         now, waiting = time.monotonic(), self._waiting
-        while waiting and (waiting[0][1].done() or waiting[0][0] <= now):
-            _, waiter = waiting.popleft()
-            if not waiter.done():
-                self._given_up.add(waiter)
-                waiter.cancel()
+        while waiting and (waiting[0][2].done() or waiting[0][0] <= now):
+            _, waiter, outcome = waiting.popleft()
+            if not waiter.done() and not outcome.done():
+                self._given_up.add(outcome)
+                outcome.cancel()
         self._timer = None
         if waiting:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(self._limit_s / 4, self._tick)
+            self._set_timer(self._limit_s / 4, self._look)
+
+    def _set_timer(self, seconds: float, then: Callable[[], None]) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, then)
 
 
 class Recorder:

@@ -34,6 +34,7 @@ from apprentice_pipeline.gateway.webhook import POST_S, Webhook
 from apprentice_pipeline.records import now_us
 from apprentice_pipeline.serving.opening import open_supervisor
 from apprentice_pipeline.settings import Settings
+from apprentice_pipeline.store import loss_files
 from apprentice_pipeline.store.handover import handed_over, shown
 from apprentice_pipeline.store.secrecy import keep_memory_private
 from apprentice_pipeline.store.workspace import Workspace
@@ -49,6 +50,7 @@ FIRST_RESTART_S, LAST_RESTART_S = 0.1, 5.0
 STEADY_S = 10.0
 MOST_FALSE_STARTS = 5
 DRAIN_NICE = 15
+LOSSES_S = 1.0
 
 
 def serve(
@@ -137,6 +139,7 @@ class _Supervisor:
         self._stopping = threading.Event()
         self._draining = Draining(workspace, self._alert)
         self._metrics = make_folder(workspace.home.run)
+        loss_files.make_folder(workspace.home.losses)
         self._workers = [_Worker(self._start_worker) for _ in range(workers)]
 
     def run(self) -> None:
@@ -149,6 +152,7 @@ class _Supervisor:
             self._every(maintenance.look_s, maintenance.look),
             self._every(self._draining.pause_s, self._draining.look, nice=DRAIN_NICE),
             self._every(config.serving.registry_poll_s, self._follow_registry),
+            self._every(LOSSES_S, self._add_losses),
         ]
         if config.alerts.webhook:
             webhook = Webhook(
@@ -170,6 +174,8 @@ class _Supervisor:
             if not any(loop.is_alive() for loop in loops):
                 self._drain_last()
             shutil.rmtree(self._metrics, ignore_errors=True)
+            self._guarded(self._add_losses)
+            loss_files.remove_folder(self._workspace.home.losses)
 
     def _watch(self) -> None:
         announced, give_up = False, time.monotonic() + READY_S
@@ -256,6 +262,9 @@ class _Supervisor:
         from apprentice_pipeline.routing.following import follow_registry
 
         follow_registry(self._workspace)
+
+    def _add_losses(self) -> None:
+        loss_files.add_left_over(self._workspace.home.losses, self._workspace.state)
 
     def _alert(self, kind: str, message: str) -> None:
         with contextlib.suppress(ApprenticeError):

@@ -4,7 +4,8 @@ Belongs here: sums by stream and day, spending, alerts, and their flush into sta
 Does not: deciding what counts (`recording`, `capture`).
 Promise: counting never blocks or fails a request; what the state database refuses is kept, in
 bounded memory, and tried again. What finds no room any more, or fails in a way nobody foresaw, is
-given up, and counted in the metrics as `counts_dropped`.
+given up, and counted in the metrics as `counts_dropped`. What was not kept is counted once and in
+full, even if this process is killed (`loss_files`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from zoneinfo import ZoneInfo
 from apprentice_pipeline.errors import ApprenticeError
 from apprentice_pipeline.gateway.metrics import Metrics
 from apprentice_pipeline.records import date_of, now_us
+from apprentice_pipeline.store.journal import Place
+from apprentice_pipeline.store.loss_files import LossFile
 from apprentice_pipeline.store.state import State
 from apprentice_pipeline.store.unread import Counts, Stream
 
@@ -56,9 +59,12 @@ class _Observed:
 class Tally:
     """The sums of one process. Lives on one event loop."""
 
-    def __init__(self, state: State, metrics: Metrics, timezone: str) -> None:
+    def __init__(
+        self, state: State, metrics: Metrics, timezone: str, losses: LossFile | None = None
+    ) -> None:
         self._state = state
         self._metrics = metrics
+        self._losses = losses
         self._zone = ZoneInfo(timezone)
         self._sums = _Sums()
         self._observed = _Observed()
@@ -69,6 +75,8 @@ class Tally:
     def add(self, tenant: str, namespace: str, **increments: float) -> None:
         """Adds to the counters of a stream, for today."""
         place = (tenant, namespace, self._today())
+        if self._losses is not None:
+            self._losses.add(place, increments)
         sums = self._sums.events.get(place)
         if sums is None:
             if len(self._sums.events) >= MOST_STREAMS:
@@ -170,6 +178,10 @@ class Tally:
         """Writes all of it; returns how many entries could not be, for a reason of their own."""
         at_us = now_us()
 
+        def count(events: Mapping[Place, Mapping[str, float]]) -> None:
+            marks = self._losses.marks(events) if self._losses is not None else {}
+            self._state.count_all({**events, **marks})
+
         def meter(spending: Mapping[Stream, tuple[float, int]]) -> None:
             self._state.meter_all(spending, "passthrough", at_us, zone=self._zone)
 
@@ -178,7 +190,7 @@ class Tally:
                 self._state.add_alert(*about, message, now_us=at_us)
 
         written = (
-            _in_portions(sums.events, self._state.count_all, _TOGETHER),
+            _in_portions(sums.events, count, _TOGETHER),
             _in_portions(sums.spending, meter, _TOGETHER),
             _in_portions(sums.alerts, alert, 1),
         )

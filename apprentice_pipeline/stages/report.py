@@ -73,12 +73,15 @@ class StreamStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A tenant's streams and its alerts, newest first."""
+    """A tenant's streams and its alerts, newest first. `lost`: exchanges that could not be kept;
+    `at_risk`: answers that went out before their exchange was committed, those of them too."""
 
     tenant: str
     at: str
     streams: tuple[StreamStatus, ...]
     alerts: tuple[dict[str, Any], ...]
+    lost: int
+    at_risk: int
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -86,7 +89,7 @@ class Status:
 
     def text(self) -> str:
         """For a person in a terminal; ends in what to do next."""
-        if not self.streams:
+        if not self.streams and not self._unkept:
             return (
                 "nothing captured yet\n"
                 "next: 1. `apprentice serve`  2. `apprentice capture --provider openai --as my-app "
@@ -94,8 +97,16 @@ class Status:
                 "      or see it work first: `apprentice demo`"
             )
         blocks = [_block(stream) for stream in self.streams]
+        blocks += self._unkept
         blocks += [f"alert {a['kind']}: {a['message']} ({a['last_at']})" for a in self.alerts]
         return "\n".join(blocks)
+
+    @property
+    def _unkept(self) -> list[str]:
+        if not self.lost and not self.at_risk:
+            return []
+        late = f"{self.at_risk} answers went out before their exchange was committed"
+        return [f"not kept: {self.lost} exchanges ({late})"]
 
     def render(self, form: str) -> str:
         """As `text` or `html`."""
@@ -117,7 +128,9 @@ def status(workspace: Workspace, tenant: str, namespace: str | None = None) -> S
         for alert in workspace.state.alerts(tenant)
         if namespace in (None, alert.namespace)
     )
-    return Status(tenant, rfc3339(now_us()), streams, alerts)
+    counters = workspace.state.counters(tenant, namespace)
+    lost, at_risk = int(counters.get("lost", 0)), int(counters.get("at_risk", 0))
+    return Status(tenant, rfc3339(now_us()), streams, alerts, lost, at_risk)
 
 
 report = status

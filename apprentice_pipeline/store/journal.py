@@ -96,6 +96,12 @@ def counters(
         return {name: float(value) for name, value in rows}
 
 
+def forget_counters(database: Database, tenant: str) -> None:
+    """See `State.forget_counters`."""
+    with database.write() as connection:
+        connection.execute(delete(COUNTERS).where(COUNTERS.c.tenant == tenant))
+
+
 def create_job(
     database: Database,
     *,

@@ -317,6 +317,10 @@ class State:
         """Sums by counter over the days given, both ends included."""
         return journal.counters(self._database, tenant, namespace, since_day, until_day)
 
+    def forget_counters(self, tenant: str) -> None:
+        """Removes every counter of what stands in a tenant's place (`loss_files`)."""
+        journal.forget_counters(self._database, tenant)
+
     # jobs
 
     def create_job(

@@ -52,7 +52,8 @@ def test_at_the_gateway_s_default_limit_only_late_answers_may_be_lost() -> None:
     report = chaos("--kills", "3", "--commit-timeout-ms", "250")
     assert report["timeout_ms"] == 250
     assert report["verdict"]["lost"] == 0
-    assert report["verdict"]["late_lost"] < report["verdict"]["delivered"]
+    assert report["verdict"]["late_lost"] <= report["verdict"]["late"]
+    assert report["verdict"]["late_lost"] <= report["at_risk"]
 
 
 def test_whole_remains_are_no_violation() -> None:
@@ -86,9 +87,16 @@ def test_every_violation_is_seen_and_counted(remains: Remains, found: dict[str, 
 def test_an_answer_that_came_later_than_the_limit_was_at_risk_and_is_counted_apart() -> None:
     """Sooner and without its pair it is lost, whatever the limit."""
     late = replace(FIRST, seconds=0.25), replace(SECOND, seconds=0.24)
-    verdict = judge(late, Remains([]), timeout_s=0.25)
-    assert (verdict.late_lost, verdict.lost, verdict.violations) == (1, 1, 1)
+    verdict = judge(late, Remains([]), timeout_s=0.25, at_risk=1)
+    assert (verdict.late, verdict.late_lost, verdict.lost, verdict.violations) == (1, 1, 1, 1)
     assert judge(late, Remains([])).lost == 2
+
+
+def test_a_late_answer_without_its_pair_that_the_gateway_did_not_count_is_a_violation() -> None:
+    late = replace(FIRST, seconds=0.25), replace(SECOND, seconds=0.26)
+    verdict = judge(late, Remains(BOTH[:1]), timeout_s=0.25)
+    assert (verdict.late, verdict.late_lost, verdict.uncounted, verdict.violations) == (2, 1, 1, 1)
+    assert judge(late, Remains([]), timeout_s=0.25, at_risk=1).violations == 1
 
 
 @pytest.mark.parametrize("coding", ["", "gzip"])

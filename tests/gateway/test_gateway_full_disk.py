@@ -45,9 +45,9 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path) -> Path:
-    """Takes every byte of the disk; the file that does."""
+    """Takes every byte of the disk; the file that does, which goes on where it is there."""
     ballast = disk / "ballast"
-    with contextlib.suppress(OSError), open(ballast, "wb", buffering=0) as file:
+    with contextlib.suppress(OSError), open(ballast, "ab", buffering=0) as file:
         while True:
             file.write(bytes(4_096))
     return ballast
@@ -110,6 +110,52 @@ def test_a_full_disk_stops_no_call_and_every_exchange_it_costs_is_counted(
     assert lost == len(delivered) - len(kept)
     assert "capture_failed" in alerts
     assert "Bus error" not in gateway.said()
+
+
+def everybody(gateway: Any) -> list[int]:
+    """The supervisor, its workers, and their writers."""
+    found = [gateway.process.pid, *gateway.workers()]
+    for worker in gateway.workers():
+        for task in Path(f"/proc/{worker}/task").glob("*/children"):
+            found += map(int, task.read_text().split())
+    return found
+
+
+@pytest.mark.parametrize("full", [True, False], ids=["full", "room again"])
+def test_what_a_full_disk_cost_is_counted_though_everybody_is_killed(
+    serve: Any, ask: Any, disk: Path, full: bool
+) -> None:
+    """The state database takes no counts either; the next server has them once it does."""
+    if not Path("/dev/shm").is_dir():
+        pytest.skip("this system has no folder in memory")
+    environment = {"APPRENTICE_HOME": str(disk / "home")}
+    sections = {"gateway": {"commit_timeout_ms": 10_000}, "store": {"drain_interval_s": 3_600}}
+    gateway = serve(environment=environment, **sections)
+    delivered = [call(ask, gateway, "first")]
+    ballast = fill(disk)
+    delivered += [call(ask, gateway, f"new-{number}") for number in range(100)]
+    victims = everybody(gateway)
+    for victim in victims:
+        os.kill(victim, signal.SIGKILL)
+    gateway.process.wait()
+    eventually(lambda: not any(Path(f"/proc/{victim}").exists() for victim in victims))
+    if full:
+        fill(disk)  # what the dead had left
+    else:
+        ballast.unlink()
+    gateway = serve(environment=environment, **sections)
+    delivered += [call(ask, gateway, f"newer-{number}") for number in range(10)]
+    ballast.unlink(missing_ok=True)
+    with contextlib.closing(Workspace.open(load_settings(environment))) as workspace:
+        eventually(lambda: workspace.state.counters("default").get("lost", 0) > 0)
+        assert gateway.stop() == 0
+        drain(workspace.home.spool, workspace.lake)
+        kept = workspace.lake.scan("default", "captures").collect()["pair_id"].to_list()
+        counters = workspace.state.counters("default")
+        alerts = {alert.kind for alert in workspace.state.alerts("default")}
+    assert delivered[0] in kept
+    assert counters["lost"] == counters["at_risk"] == len(delivered) - len(kept)
+    assert "capture_failed" in alerts
 
 
 COUNT = """

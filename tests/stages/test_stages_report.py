@@ -27,9 +27,22 @@ def verify_all(workspace: Any, namespace: str = "tickets") -> None:
 def test_a_fresh_home_says_what_to_do_first(workspace: Any) -> None:
     found = report.status(workspace, "default")
     assert found.streams == ()
+    assert (found.lost, found.at_risk) == (0, 0)
     assert "apprentice serve" in found.text()
     assert json.loads(json.dumps(found.to_dict()))["streams"] == []
     assert found.render("html").startswith("<!doctype html>")
+
+
+def test_what_was_not_kept_is_told_even_where_nothing_was(workspace: Any) -> None:
+    workspace.state.count("default", "tickets", "2026-01-02", {"lost": 3, "at_risk": 4})
+    workspace.state.count("default", "other", "2026-01-03", {"lost": 1, "at_risk": 1})
+    found = report.status(workspace, "default")
+    assert (found.lost, found.at_risk) == (4, 5)
+    told = "not kept: 4 exchanges (5 answers went out before their exchange was committed)"
+    assert told in found.text()
+    assert json.loads(json.dumps(found.to_dict()))["lost"] == 4
+    assert report.status(workspace, "default", "other").lost == 1
+    assert report.status(workspace, "acme").lost == 0
 
 
 def test_a_declared_task_is_shown_before_anything_was_captured(home: Any) -> None:
