@@ -139,7 +139,12 @@ class Captures:
             await replies.refuse(send, wire, 404, _worded(error))
             return None
         if scope["method"] in _NOT_PASSED_ON:
-            await replies.refuse(send, wire, 405, "CONNECT and TRACE are not passed on")
+            await replies.refuse(
+                send,
+                wire,
+                405,
+                "CONNECT and TRACE are not passed on; use the provider's own methods",
+            )
             return None
         outgoing = Outgoing(
             method=scope["method"],
