@@ -85,12 +85,13 @@ def erase(
     scope = (tenant, namespace or "", pair_id or "")
     earlier, begun = _begin(workspace, scope, ids)
     on_step("noted")
-    exports = _remove_exports(workspace, scope, begun)
-    on_step("exports-removed")
     at_us = now_us()
     report = earlier.report + erasure.erase(
         workspace, tenant, namespace=namespace, pair_ids=ids, now_us=at_us, on_step=on_step
     )
+    in_lake = pair_id is None or max(begun.report.lake_rows, report.lake_rows) > 0
+    exports = _remove_exports(workspace, scope, begun) if in_lake else RemovedExports()
+    on_step("exports-removed")
     used = begun.used
     marked = _mark_versions(workspace, tenant, used)
     on_step("marked")
@@ -203,9 +204,7 @@ def _begin(
 def _remove_exports(
     workspace: Workspace, scope: tuple[str, str, str], begun: _Begun
 ) -> RemovedExports:
-    """Those that were there when it began, unless the pair was in none."""
-    if not begun.exports:
-        return RemovedExports()
+    """Those that were there when it began, and those made or begun until the rows were gone."""
     removed = exported.remove(workspace, scope[0], scope[1] or None)
     gone = {path for path in begun.exports if not os.path.lexists(path)}
     return replace(removed, deleted=tuple(sorted({*removed.deleted, *gone})))

@@ -19,7 +19,7 @@ from typing import IO, Any, Literal
 
 import orjson
 
-from apprentice_pipeline.errors import UsageError, WireError
+from apprentice_pipeline.errors import StoreError, UsageError, WireError
 from apprentice_pipeline.stages import exported
 from apprentice_pipeline.store.pairs import label_rows
 from apprentice_pipeline.store.workspace import Workspace
@@ -137,19 +137,35 @@ def write(workspace: Workspace, request: Request, out: IO[bytes]) -> Written:
 
 
 def write_file(workspace: Workspace, request: Request, path: Path) -> Written:
-    """Writes the export whole or not at all, readable by its owner only."""
+    """Writes the export whole or not at all, readable by its owner only.
+
+    Raises: UsageError; StoreError, VaultError, also when pairs of the stream were erased meanwhile.
+    """
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as out:
+            exported.begin(workspace, request.tenant, request.namespace, draft)
             written = write(workspace, request, out)
-        os.replace(draft, path)
-        exported.remember(workspace, request.tenant, request.namespace, path)
+        _finish(workspace, request, draft, path)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}", remedy="check --out") from None
     finally:
         draft.unlink(missing_ok=True)
     return written
+
+
+def _finish(workspace: Workspace, request: Request, draft: Path, path: Path) -> None:
+    """Noted under its name before it has it: an erasure finds it under the one or the other."""
+    try:
+        exported.remember(workspace, request.tenant, request.namespace, draft, path)
+        os.replace(draft, path)
+    except FileNotFoundError:
+        raise StoreError(
+            "pairs of this stream were erased while it was exported, and the unfinished file with "
+            "them",
+            remedy="run it again",
+        ) from None
 
 
 def moment(text: str | None, name: Literal["since", "until"]) -> int | None:

@@ -128,10 +128,10 @@ def test_what_the_proof_names_is_gone_from_every_file_and_nothing_else_is(
 
 STEPS = (
     "noted",
-    "exports-removed",
     "buried",
     "spools-erased",
     "lake-erased",
+    "exports-removed",
     "marked",
     "proven",
 )

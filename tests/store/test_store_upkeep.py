@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +18,14 @@ from apprentice_pipeline.store.erasure import erase
 from apprentice_pipeline.store.pairs import label_rows, pair_counts, pairs
 from apprentice_pipeline.store.workspace import Workspace
 
+COMPACT = """
+import os, sys
+from apprentice_pipeline.store.lake import Lake
+
+lake = Lake(sys.argv[1])
+while not os.path.exists(sys.argv[2]):
+    lake.compact("acme")
+"""
 Make = Callable[..., Exchange]
 Store = Callable[..., None]
 TENANT, NAMESPACE = "acme", "tickets"
@@ -161,3 +172,29 @@ def test_a_vacuum_that_an_erasure_overtakes_begins_again(
     workspace.lake.vacuum(TENANT, 0)
     assert read_labels(workspace) == set()
     assert not [*(workspace.home.lake / TENANT).glob("captures/**/*.parquet")]
+
+
+def test_compactions_at_once_keep_every_row_once(
+    workspace: Workspace,
+    store: Store,
+    exchange: Make,
+    child: Callable[..., subprocess.Popen[str]],
+    tmp_path: Path,
+) -> None:
+    """By processes of their own, as a server's round and Dagster's schedule are."""
+    stop = tmp_path / "stop"
+    compacting = [child(COMPACT, workspace.home.lake, stop) for _ in range(2)]
+    made = [exchange(number) for number in range(40)]
+    store(made[0])
+    store(made[1])
+    while len(workspace.lake.files(TENANT, "captures", NAMESPACE)[1]) > 1:
+        assert all(process.poll() is None for process in compacting)
+        time.sleep(0.01)
+    for each in made[2:]:
+        store(each)
+    stop.touch()
+    for process in compacting:
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 0, said
+    found = workspace.lake.scan(TENANT, "captures").collect()["pair_id"].to_list()
+    assert sorted(found) == sorted(each.pair_id for each in made)
