@@ -97,6 +97,7 @@ def test_a_process_killed_at_any_instant_has_counted_its_losses_once(
     workspace: Workspace, folder: Path, tmp_path: Path, seed: int
 ) -> None:
     told = killed_counting(workspace, tmp_path, random.Random(seed).randrange(1, 3_000))
+    written = counted(workspace)
     add_left_over(folder, workspace.state)
     assert told <= counted(workspace) <= told + 1
     assert counted(workspace, "requests") <= told  # of these what waited in memory is gone
@@ -104,7 +105,8 @@ def test_a_process_killed_at_any_instant_has_counted_its_losses_once(
     before = counted(workspace)
     add_left_over(folder, workspace.state)
     assert counted(workspace) == before
-    assert {alert.kind for alert in workspace.state.alerts("acme")} == {"capture_failed"}
+    told_of = {alert.kind for alert in workspace.state.alerts("acme")}
+    assert told_of == ({"capture_failed"} if before > written else set())
 
 
 def test_who_adds_what_is_left_may_be_killed_at_any_instant_too(
