@@ -4,8 +4,8 @@ Belongs here: asking for the turn (`store.rounds`: one node of all that share th
 process that does a round (`maintenance_process`), telling of failures. Does not: the round
 (`stages.maintenance`).
 Promise: calls never wait for a round: it is a process of its own, at the lowest priority, gone when
-it is done. One that fails or dies is counted, told with its remedy, and tried again; Dagster's
-`compaction_schedule` may run beside it.
+it is done. One that fails or dies is counted, told with its remedy, and tried again. Dagster's
+`compaction_schedule` takes the same turn.
 """
 
 from __future__ import annotations
@@ -21,13 +21,10 @@ from dataclasses import dataclass
 from apprentice_pipeline.errors import ApprenticeError, StoreError
 from apprentice_pipeline.records import now_us
 from apprentice_pipeline.store.handover import handed_over, shown
-from apprentice_pipeline.store.rounds import Round
+from apprentice_pipeline.store.rounds import LEASE_S, MAINTENANCE, RENEW_S, Round
 from apprentice_pipeline.store.workspace import Workspace
 
-ROUND = "maintenance"
 LOOK_S = 10.0
-LEASE_S, RENEW_S = 120.0, 20.0
-"""A node that died frees its turn after this long; one that lives says so this often."""
 RETRY_S = 300.0
 _PROGRAM = "apprentice_pipeline.gateway.maintenance_process"
 _WATCH_S = 0.2
@@ -62,7 +59,7 @@ class Maintenance:
         """
         rounds = self._workspace.state.rounds
         mine = rounds.claim(
-            ROUND,
+            MAINTENANCE,
             every_us=int(self._every_s * _US),
             lease_us=int(LEASE_S * _US),
             now_us=now_us(),
@@ -76,11 +73,11 @@ class Maintenance:
             process.kill()
             out, _ = process.communicate()
         if not finished:
-            rounds.give_back(ROUND, mine)
+            rounds.give_back(MAINTENANCE, mine)
         elif failure := _failure(process.returncode, out):
             self._tell(mine, failure)
         else:
-            rounds.end(ROUND, mine, now_us=now_us(), every_us=int(self._every_s * _US))
+            rounds.end(MAINTENANCE, mine, now_us=now_us(), every_us=int(self._every_s * _US))
 
     def _start(self, mine: Round) -> subprocess.Popen[bytes]:
         settings = self._workspace.settings
@@ -108,7 +105,7 @@ class Maintenance:
                 waited_s = 0.0
                 with contextlib.suppress(StoreError):  # a turn that is lost costs work, no row
                     until_us = now_us() + int(LEASE_S * _US)
-                    self._workspace.state.rounds.renew(ROUND, mine, until_us=until_us)
+                    self._workspace.state.rounds.renew(MAINTENANCE, mine, until_us=until_us)
         return True
 
     def _tell(self, mine: Round, failure: _Failure) -> None:
@@ -123,7 +120,7 @@ class Maintenance:
         with contextlib.suppress(ApprenticeError):
             message = f"retention and compaction failed: {failure.message}{remedy}"
             state.add_alert("", "", "gateway_maintenance", message, now_us=at_us)
-        state.rounds.fail(ROUND, mine, due_us=at_us + int(pause_s * _US))
+        state.rounds.fail(MAINTENANCE, mine, due_us=at_us + int(pause_s * _US))
 
 
 def _failure(status: int, out: bytes) -> _Failure | None:

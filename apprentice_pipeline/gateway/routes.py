@@ -43,7 +43,6 @@ from apprentice_pipeline.errors import (
 from apprentice_pipeline.gateway import bodies, exports, jobs, metrics, openapi
 from apprentice_pipeline.gateway.access import Access, Caller, Refusal
 from apprentice_pipeline.gateway.headers import read_headers
-from apprentice_pipeline.gateway.maintenance import ROUND
 from apprentice_pipeline.gateway.observing import OBSERVED
 from apprentice_pipeline.gateway.operations import OPERATIONS, Operation
 from apprentice_pipeline.gateway.refusals import RETRY_AFTER_S
@@ -52,7 +51,7 @@ from apprentice_pipeline.gateway.tasks import Apprentices
 from apprentice_pipeline.records import now_us
 from apprentice_pipeline.stages import export, labelling, readiness, report
 from apprentice_pipeline.store.journal import ACTIVE, Job
-from apprentice_pipeline.store.rounds import Round
+from apprentice_pipeline.store.rounds import MAINTENANCE, Round
 from apprentice_pipeline.store.workspace import Workspace
 
 FEEDBACK_TRIES, FEEDBACK_PAUSE_S = 8, 0.4
@@ -162,7 +161,7 @@ class ControlPlane:
         return Response(text, headers={"content-type": metrics.CONTENT_TYPE})
 
     def _upkeep(self) -> bytes:
-        return metrics.of_rounds(self._workspace.state.rounds.find(ROUND) or Round())
+        return metrics.of_rounds(self._workspace.state.rounds.find(MAINTENANCE) or Round())
 
     async def labels(self, request: Request, caller: Caller) -> Response:
         """The corpus, streamed."""

@@ -7,6 +7,7 @@ the form cannot hold is counted by reason in `left_out`, never cut.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import secrets
@@ -228,9 +229,37 @@ def _write_parquet(style: str, found: Iterator[dict[str, Any]], out: IO[bytes]) 
     import pyarrow.parquet as pq
 
     schema = schema_of(style)
-    with pq.ParquetWriter(out, schema, compression="zstd") as writer:
-        for batch in _batches(found):
-            writer.write_table(pa.Table.from_pylist(batch, schema=schema))
+    whole = _Whole(out)
+    with pq.ParquetWriter(whole, schema, compression="zstd") as writer:
+        try:
+            for batch in _batches(found):
+                writer.write_table(pa.Table.from_pylist(batch, schema=schema))
+        except BaseException:
+            whole.failed = True
+            raise
+
+
+class _Whole(io.RawIOBase):
+    """Takes no more once writing has failed: a Parquet writer ends its file in any case, and what
+    came so far would pass for the whole corpus."""
+
+    def __init__(self, out: IO[bytes]) -> None:
+        super().__init__()
+        self.failed = False
+        self._out = out
+        self._position = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        if not self.failed:
+            self._out.write(data)
+        self._position += len(data)
+        return len(data)
 
 
 def _batches(found: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

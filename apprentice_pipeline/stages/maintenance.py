@@ -2,7 +2,7 @@
 
 Belongs here: which stream keeps its exchanges for how long, and the round over all tenants. Does
 not: removing rows (`store.erasure`), files (`store.lake`), when a round is due (the server, or
-Dagster; both at once is harmless). What expired is gone as if it had been erased; models that
+Dagster, each in its turn). What expired is gone as if it had been erased; models that
 learnt from it stay as they are, and keep serving.
 """
 
@@ -15,9 +15,11 @@ from apprentice_pipeline.errors import StoreError
 from apprentice_pipeline.records import date_of, now_us
 from apprentice_pipeline.store import erasure
 from apprentice_pipeline.store.rollup import stream_counts
+from apprentice_pipeline.store.rounds import LEASE_S, MAINTENANCE
 from apprentice_pipeline.store.workspace import Workspace
 
 DAY_US = 86_400_000_000
+_US = 1_000_000
 WORTH_MERGING = 100
 """Files that an hourly round must save: each merging writes the day's rows anew, and the old files
 stay readable for a week."""
@@ -38,7 +40,8 @@ def compact(workspace: Workspace, *, at_us: int | None = None, at_least: int = 1
     """Applies retention, then compacts and vacuums every tenant's tables.
 
     `at_us`: the moment that ages are counted from, now by default. Tables that `at_least` files
-    would not go away from are not compacted. Repeating it is harmless, and so are two at once.
+    would not go away from are not compacted. Repeating it is harmless. For whoever has the turn
+    (`compact_in_turn`): in an object store two compactions at once would double what they merge.
     Raises: StoreError, when every tenant has had its turn.
     """
     at_us = now_us() if at_us is None else at_us
@@ -54,6 +57,25 @@ def compact(workspace: Workspace, *, at_us: int | None = None, at_least: int = 1
             f"{len(failed)} of the lake's tenants could not be looked after: {failed[0].message}",
             remedy=failed[0].remedy,
         )
+    return done
+
+
+def compact_in_turn(workspace: Workspace) -> Compacted | None:
+    """`compact`, due or not; None while a server, or somebody else, does the same.
+
+    Raises: StoreError.
+    """
+    rounds, every_s = workspace.state.rounds, workspace.config.store.maintenance_interval_s
+    mine = rounds.claim(MAINTENANCE, every_us=0, lease_us=int(LEASE_S * _US), now_us=now_us())
+    if mine is None:
+        return None
+    try:
+        with rounds.kept(MAINTENANCE, mine):
+            done = compact(workspace)
+    except BaseException:
+        rounds.give_back(MAINTENANCE, mine)
+        raise
+    rounds.end(MAINTENANCE, mine, now_us=now_us(), every_us=int(every_s * _US))
     return done
 
 

@@ -148,7 +148,7 @@ def compact(uri: str, options: Mapping[str, str], at_least: int = 1) -> int:
     Where fewer than `at_least` would go away nothing is done: merging rewrites what was merged
     before. Two at once would both succeed, and double every row (deltalake 1.6 sees no conflict
     between them): on a local disk the second waits; with an object store only the rounds' turn
-    (`store.rounds`) keeps them apart.
+    (`store.rounds`) keeps them apart, which the server and Dagster take.
     """
     from deltalake import WriterProperties
 

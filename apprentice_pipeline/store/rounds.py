@@ -9,14 +9,27 @@ nor skips one for longer than its interval.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import threading
 import uuid
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from typing import Final
 
 from sqlalchemy import Connection, select
 
+from apprentice_pipeline.errors import StoreError
+from apprentice_pipeline.records import now_us
 from apprentice_pipeline.store.database import Database
 from apprentice_pipeline.store.schema import META
+
+MAINTENANCE: Final = "maintenance"
+"""The round of retention and compaction, whoever does it."""
+LEASE_S: Final = 120.0
+RENEW_S: Final = 20.0
+"""A holder that died frees its turn after `LEASE_S`; one that lives says so this often."""
+_US: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +61,18 @@ class Rounds:
     def claim(self, name: str, *, every_us: int, lease_us: int, now_us: int) -> Round | None:
         """The round with the turn now held, or None: it is not due, or somebody holds it.
 
-        One that was never claimed is due `every_us` from now. Raises: StoreError.
+        One that was never claimed is due `every_us` from now; where that is 0, any is due.
+        Raises: StoreError.
         """
         known = self.find(name)
         if known is not None and not _is_free(known, every_us, lease_us, now_us):
             return None
         with self._database.write(f"round/{name}") as connection:
             known = _read(connection, name)
-            if known is None:
+            if known is None and every_us:
                 self._write(connection, name, Round(due_us=now_us + every_us))
                 return None
+            known = known or Round()
             if not _is_free(known, every_us, lease_us, now_us):
                 return None
             mine = replace(known, holder=uuid.uuid4().hex, until_us=now_us + lease_us)
@@ -67,6 +82,24 @@ class Rounds:
     def renew(self, name: str, mine: Round, *, until_us: int) -> None:
         """Keeps the turn longer, unless it was lost. Raises: StoreError."""
         self._change(name, mine, until_us=until_us)
+
+    @contextlib.contextmanager
+    def kept(self, name: str, mine: Round) -> Iterator[None]:
+        """Keeps the turn for as long as the work in here takes."""
+        done = threading.Event()
+
+        def renew() -> None:
+            while not done.wait(RENEW_S):
+                with contextlib.suppress(StoreError):  # the lease outlives some silence
+                    self.renew(name, mine, until_us=now_us() + int(LEASE_S * _US))
+
+        keeper = threading.Thread(target=renew, name=f"keep-{name}", daemon=True)
+        keeper.start()
+        try:
+            yield
+        finally:
+            done.set()
+            keeper.join()
 
     def end(self, name: str, mine: Round, *, now_us: int, every_us: int) -> None:
         """The round is done: the next is due `every_us` from now. Raises: StoreError."""

@@ -5,14 +5,19 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import ArrowInvalid
 
-from apprentice_pipeline.errors import UsageError
+from apprentice_pipeline.errors import CannotOpen, UsageError
+from apprentice_pipeline.records import new_pair_id, now_us
 from apprentice_pipeline.stages import export, labelling
+from apprentice_pipeline.store.rows import arrow_rows
+from apprentice_pipeline.store.sealing import CAPTURES, plain_row, seal
 
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
 CALL = {"id": "c", "type": "function", "function": {"name": "look", "arguments": '{"place": "x"}'}}
@@ -121,3 +126,19 @@ def test_the_command_says_on_stderr_what_it_left_out(
         "--out", str(out),
     )  # fmt: skip
     assert wrong.status == 2
+
+
+def test_a_parquet_export_that_fails_midway_is_no_parquet_file(
+    workspace: Any, captured: Callable[..., Any], tmp_path: Path
+) -> None:
+    """What reached a reader until then must not pass for the whole corpus."""
+    last = captured(workspace, export.PARQUET_ROWS + 1)[-1]
+    late = replace(last, pair_id=new_pair_id(now_us()), created_at_us=now_us())
+    damaged = seal(workspace.vault, plain_row(late, "default"))._replace(first=bytes(64))
+    workspace.lake.append("default", CAPTURES, arrow_rows(CAPTURES, [damaged]))
+    out = io.BytesIO()
+    with pytest.raises(CannotOpen):
+        export.write(workspace, request("pairs", "parquet"), out)
+    assert out.getvalue().startswith(b"PAR1")
+    with pytest.raises(ArrowInvalid):
+        pq.read_table(io.BytesIO(out.getvalue()))

@@ -16,12 +16,14 @@ from apprentice_pipeline.stages.maintenance import (
     WORTH_MERGING,
     Compacted,
     compact,
+    compact_in_turn,
     retention_days,
     round_of_day,
 )
 from apprentice_pipeline.stages.results import append_records
 from apprentice_pipeline.store.drain import drain
 from apprentice_pipeline.store.rollup import COUNTS_FILE, stream_counts
+from apprentice_pipeline.store.rounds import LEASE_S, MAINTENANCE
 from apprentice_pipeline.store.spool import Spool
 from apprentice_pipeline.store.workspace import Workspace
 
@@ -145,6 +147,24 @@ def test_two_rounds_at_once_expire_each_exchange_once(home: Any, captured: Captu
         stones = workspace.state.tombstones("default", old[0].namespace)
         assert sorted(stone.pair_id for stone in stones) == sorted(each.pair_id for each in old)
         assert workspace.state.counters("default")["expired"] == len(old)
+
+
+def test_a_round_under_way_elsewhere_is_not_done_beside_it(home: Any, captured: Captured) -> None:
+    """Two compactions at once would double what they merge, in an object store."""
+    with home.open() as workspace:
+        for number in range(3):
+            captured(workspace, 1, skip=number)
+        rounds = workspace.state.rounds
+        theirs = rounds.claim(
+            MAINTENANCE, every_us=0, lease_us=int(LEASE_S * 1_000_000), now_us=now_us()
+        )
+        assert theirs is not None
+        assert compact_in_turn(workspace) is None
+        rounds.give_back(MAINTENANCE, theirs)
+        assert compact_in_turn(workspace) == Compacted(tables=3, expired_pairs=0)
+        done = rounds.find(MAINTENANCE)
+        assert done is not None
+        assert (done.holder, done.done_us > 0) == ("", True)
 
 
 def test_a_tenant_that_fails_holds_no_other_up(home: Any, captured: Captured) -> None:

@@ -39,6 +39,19 @@ def test_a_round_has_one_holder_and_comes_again_after_its_interval(state: State)
     assert (again.done_us, again.failures) == (at_us + 5, 0)
 
 
+def test_who_does_not_wait_for_the_interval_waits_for_the_holder_all_the_same(state: State) -> None:
+    def at_once(now_us: int) -> Round | None:
+        return state.rounds.claim(NAME, every_us=0, lease_us=LEASE_US, now_us=now_us)
+
+    mine = at_once(NOW_US)
+    assert mine is not None
+    assert at_once(NOW_US + 1) is None
+    assert claim(state, NOW_US + 1) is None
+    state.rounds.end(NAME, mine, now_us=NOW_US + 5, every_us=EVERY_US)
+    assert claim(state, NOW_US + 6) is None
+    assert at_once(NOW_US + 6) is not None
+
+
 def test_of_many_that_claim_at_once_one_gets_the_turn(state: State) -> None:
     at_us, got = due(state), list[Round]()
     start = threading.Barrier(8)
