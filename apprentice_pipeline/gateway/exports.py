@@ -5,7 +5,6 @@ Belongs here: from `stages.export` to pieces of a response body. Does not: rows.
 
 from __future__ import annotations
 
-import io
 import threading
 from collections.abc import AsyncIterator, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -70,30 +69,22 @@ def _write(workspace: Workspace, request: export.Request, pipe: _Pipe) -> None:
         pipe.finish()
 
 
-class _Pipe(io.RawIOBase):
+class _Pipe:
     """What a writer in another thread writes, in bounded memory."""
 
     def __init__(self) -> None:
-        super().__init__()
         self._queue: Queue[bytes] = Queue(MOST_WAITING)
         self._abandoned = Event()
         self._finished = Event()
-        self._position = 0
 
-    def writable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def write(self, data: bytes) -> int:  # type: ignore[override]
+    def write(self, data: bytes) -> int:
+        """Raises: BrokenPipeError once nobody reads any more."""
         piece = bytes(data)
         while not self._abandoned.is_set():
             try:
                 self._queue.put(piece, timeout=0.2)
             except Full:
                 continue
-            self._position += len(piece)
             return len(piece)
         raise BrokenPipeError("nobody reads the export any more")
 

@@ -18,7 +18,8 @@ from urllib.parse import unquote
 
 from apprentice_pipeline.errors import StoreError
 from apprentice_pipeline.records import is_name
-from apprentice_pipeline.store import delta
+from apprentice_pipeline.store import delta, delta_log
+from apprentice_pipeline.store.delta_log import Commit, DataFile
 from apprentice_pipeline.store.rows import schema_of
 from apprentice_pipeline.store.sealing import CAPTURES, TABLES
 
@@ -157,23 +158,23 @@ class Lake:
         with delta.mapping_errors():
             return sorted({part["namespace"] for part in opened.partitions()})
 
-    def files(self, tenant: str, table: str, namespace: str) -> tuple[int, list[delta.DataFile]]:
+    def files(self, tenant: str, table: str, namespace: str) -> tuple[int, list[DataFile]]:
         """The table's version (-1: no table) and the data files that hold a namespace's rows now.
         A file never changes; compaction and erasure put others in its place."""
         opened = self.table(tenant, table)
         if opened is None:
             return -1, []
         with delta.mapping_errors():
-            return opened.version(), delta.data_files(opened, f"namespace={namespace}/")
+            return opened.version(), delta_log.data_files(opened, f"namespace={namespace}/")
 
     def changes(
         self, tenant: str, table: str, namespace: str, after: int, until: int
-    ) -> list[delta.Commit] | None:
+    ) -> list[Commit] | None:
         """What the commits after one version and up to another did to a namespace's data files;
         None where the table's log does not tell."""
         uri = self._table_uri(tenant, table)
         with delta.mapping_errors():
-            return delta.commits(uri, self._options, after, until, f"namespace={namespace}/")
+            return delta_log.commits(uri, self._options, after, until, f"namespace={namespace}/")
 
     def scan_files(self, tenant: str, table: str, files: Sequence[str]) -> pl.LazyFrame:
         """The rows of some of a table's data files, given by their paths, lazily, with the columns

@@ -31,7 +31,8 @@ import orjson
 
 from apprentice_pipeline.errors import UsageError
 from apprentice_pipeline.records import is_name
-from apprentice_pipeline.store.delta import Commit, DataFile, FilesGone, mapping_errors, reread
+from apprentice_pipeline.store.delta import FilesGone, mapping_errors, reread
+from apprentice_pipeline.store.delta_log import Commit, DataFile
 from apprentice_pipeline.store.sealing import CAPTURES, VERDICTS
 
 if TYPE_CHECKING:
