@@ -18,10 +18,10 @@ import sys
 import threading
 from dataclasses import dataclass
 
-from apprentice_pipeline.errors import ApprenticeError, StoreError
+from apprentice_pipeline.errors import ApprenticeError
 from apprentice_pipeline.records import now_us
 from apprentice_pipeline.store.handover import handed_over, shown
-from apprentice_pipeline.store.rounds import LEASE_S, MAINTENANCE, RENEW_S, Round
+from apprentice_pipeline.store.rounds import LEASE_S, MAINTENANCE, Round
 from apprentice_pipeline.store.workspace import Workspace
 
 LOOK_S = 10.0
@@ -68,7 +68,8 @@ class Maintenance:
             return
         process = self._start(mine)
         try:
-            finished = self._wait(process, mine)
+            with rounds.kept(MAINTENANCE, mine):
+                finished = self._wait(process)
         finally:
             process.kill()
             out, _ = process.communicate()
@@ -94,18 +95,11 @@ class Maintenance:
             process.stdin.flush()  # it stays open: its end tells the process to leave
         return process
 
-    def _wait(self, process: subprocess.Popen[bytes], mine: Round) -> bool:
-        """Whether it has ended; False once it is to be stopped. The turn is kept meanwhile."""
-        waited_s = 0.0
+    def _wait(self, process: subprocess.Popen[bytes]) -> bool:
+        """Whether it has ended; False once it is to be stopped."""
         while process.poll() is None:
             if self._stopping.wait(_WATCH_S):
                 return False
-            waited_s += _WATCH_S
-            if waited_s >= RENEW_S:
-                waited_s = 0.0
-                with contextlib.suppress(StoreError):  # a turn that is lost costs work, no row
-                    until_us = now_us() + int(LEASE_S * _US)
-                    self._workspace.state.rounds.renew(MAINTENANCE, mine, until_us=until_us)
         return True
 
     def _tell(self, mine: Round, failure: _Failure) -> None:
