@@ -33,6 +33,7 @@ from apprentice_pipeline.errors import (
     StoreError,
     UsageError,
 )
+from apprentice_pipeline.reading.spools import drain_spools
 from apprentice_pipeline.records import (
     DEFAULT_TENANT,
     Answer,
@@ -51,7 +52,6 @@ from apprentice_pipeline.serving.backend import Backend
 from apprentice_pipeline.serving.embedding import embedder
 from apprentice_pipeline.serving.opening import open_backend, open_supervisor
 from apprentice_pipeline.settings import Settings, load_settings
-from apprentice_pipeline.store.drain import drain
 from apprentice_pipeline.store.spool import Spool
 from apprentice_pipeline.store.workspace import Workspace
 from apprentice_pipeline.wire.redaction import redactor
@@ -179,7 +179,7 @@ class AsyncApprentice:
         await asyncio.to_thread(opened.spool.close)
         workspace = opened.workspace
         with contextlib.suppress(StoreError):  # the rows stay in the spool; the next drain has them
-            await asyncio.to_thread(drain, workspace.home.spool, workspace.lake)
+            await asyncio.to_thread(drain_spools, workspace)
         workspace.close()
 
     @property

@@ -7,8 +7,9 @@ Promise: a sealed value opens only for the tenant, namespace, pair id and field 
 sealed for; deleting a tenant's data keys makes all its rows unreadable at once, and no later key
 of the tenant has the version of a deleted one.
 
-A sealed value is `version(1) | key version(4) | nonce(12) | ciphertext and tag`, the plaintext
-compressed with zstd. Row keys: HKDF-Expand (RFC 5869) of the tenant's data key.
+A sealed value is `version(1) | key version(4) | nonce(12) | ciphertext and tag`; in version 1 the
+plaintext is compressed with zstd, in version 2 it is as it was. Row keys: HKDF-Expand (RFC 5869) of
+the tenant's data key.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from apprentice_pipeline.errors import (
 )
 
 SEAL_VERSION = 1
+TRANSIENT_VERSION = 2
 MAX_PLAINTEXT = 512 * 1024 * 1024
 _HEADER = struct.Struct(">BI")
 _NONCE = 12
@@ -155,6 +157,17 @@ class Vault:
             sealed[field] = header + nonce + cipher.encrypt(nonce, compress(plaintext), context)
         return sealed
 
+    def seal_transient(self, plaintext: bytes, *, tenant: str, place: str, field: str) -> bytes:
+        """`plaintext` sealed for this tenant and place, uncompressed: for what is soon gone.
+
+        It opens with `place` as the pair id and no namespace.
+        """
+        version, key = self._current(tenant)
+        nonce = os.urandom(_NONCE)
+        context = _context(tenant, "", place, field, version)
+        sealed = AESGCM(_row_key(key, place)).encrypt(nonce, plaintext, context)
+        return _HEADER.pack(TRANSIENT_VERSION, version) + nonce + sealed
+
     def open(
         self, sealed: bytes, *, tenant: str, namespace: str, pair_id: str, field: str
     ) -> bytes:
@@ -167,7 +180,7 @@ class Vault:
         if len(sealed) < _HEADER.size + _NONCE + 16:
             raise CannotOpen(f"sealed {field} of pair {pair_id} is cut short")
         seal_version, version = _HEADER.unpack_from(sealed)
-        if seal_version != SEAL_VERSION:
+        if seal_version not in (SEAL_VERSION, TRANSIENT_VERSION):
             raise CannotOpen(f"sealed {field} of pair {pair_id} has format {seal_version}")
         key = self._key(tenant, version)
         nonce = sealed[_HEADER.size : _HEADER.size + _NONCE]
@@ -181,6 +194,8 @@ class Vault:
                 f"sealed {field} of pair {pair_id} does not open",
                 remedy="the row was moved or changed, or belongs to another key; restore it",
             ) from None
+        if seal_version == TRANSIENT_VERSION:
+            return body
         return _zstd().decompressor.decompress(body, max_output_size=MAX_PLAINTEXT)
 
     def fingerprint(self, tenant: str, purpose: str, data: bytes) -> bytes:

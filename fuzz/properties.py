@@ -19,11 +19,11 @@ import brotli  # type: ignore[import-untyped]
 import zstandard
 
 from apprentice_pipeline.errors import WireError
-from apprentice_pipeline.gateway.encodings import decoded, decoder
 from apprentice_pipeline.gateway.headers import read_headers, response_headers
-from apprentice_pipeline.gateway.pricing import Pricing
-from apprentice_pipeline.gateway.reading import ExchangeReader, Passed, Told
 from apprentice_pipeline.gateway.tee import EventTee, WholeTee
+from apprentice_pipeline.reading.calls import ExchangeReader, Passed, Told
+from apprentice_pipeline.reading.encodings import decoded, decoder
+from apprentice_pipeline.reading.pricing import Pricing
 from apprentice_pipeline.store.sealing import canonical
 from apprentice_pipeline.wire.providers import PROVIDERS, wire_format
 from apprentice_pipeline.wire.sse import Event, EventParser

@@ -20,8 +20,6 @@ from apprentice_pipeline.gateway.guard import OVERSIZE
 from apprentice_pipeline.gateway.local import Champions, LocalAnswers
 from apprentice_pipeline.gateway.metrics import Metrics
 from apprentice_pipeline.gateway.observing import OBSERVED, observer
-from apprentice_pipeline.gateway.pricing import Pricing
-from apprentice_pipeline.gateway.reading import ExchangeReader
 from apprentice_pipeline.gateway.recording import Recorder
 from apprentice_pipeline.gateway.refusals import refuse
 from apprentice_pipeline.gateway.relay import Relay
@@ -29,6 +27,8 @@ from apprentice_pipeline.gateway.routes import ControlPlane
 from apprentice_pipeline.gateway.tally import Tally
 from apprentice_pipeline.gateway.tasks import Apprentices
 from apprentice_pipeline.gateway.upstream import Upstream
+from apprentice_pipeline.reading.calls import ExchangeReader
+from apprentice_pipeline.reading.pricing import Pricing
 from apprentice_pipeline.routing import Router
 from apprentice_pipeline.store.loss_files import LossFile
 from apprentice_pipeline.store.spool import RecordSink

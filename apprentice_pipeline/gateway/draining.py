@@ -1,13 +1,13 @@
 """The server's drains: how often, and what they tell.
 
-Belongs here: the pace of the drains of one node, their alert. Does not: a drain (`store.drain`).
+Belongs here: the pace of the drains of one node, their alert. Does not: a drain (`reading.spools`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from apprentice_pipeline.store.drain import drain
+from apprentice_pipeline.reading.spools import drain_spools
 from apprentice_pipeline.store.workspace import Workspace
 
 STEADY_DRAINS = 8
@@ -34,11 +34,7 @@ class Draining:
 
     def look(self) -> None:
         """Moves what the spools hold now into the lake. Raises: StoreError."""
-        report = drain(
-            self._workspace.home.spool,
-            self._workspace.lake,
-            erased_of=self._workspace.state.erased_of,
-        )
+        report = drain_spools(self._workspace)
         self._busy = self._busy + 1 if report.rows else 0
         if report.failed or report.rejected or report.damaged:
             self._alert("drain", f"rows could not be moved into the lake: {report.error}")

@@ -17,12 +17,12 @@ from starlette.types import Send
 
 from apprentice_pipeline.errors import ApprenticeError, RemoteError
 from apprentice_pipeline.gateway import replies
-from apprentice_pipeline.gateway.encodings import decoded
 from apprentice_pipeline.gateway.headers import QUALITY_RISK
-from apprentice_pipeline.gateway.pricing import Pricing
 from apprentice_pipeline.gateway.recording import Call, Recorder
 from apprentice_pipeline.gateway.tally import Tally
 from apprentice_pipeline.gateway.upstream import Outgoing, Upstream
+from apprentice_pipeline.reading.encodings import decoded
+from apprentice_pipeline.reading.pricing import Pricing
 from apprentice_pipeline.records import Answer
 from apprentice_pipeline.routing.attempt import Attempt, Duplicate
 from apprentice_pipeline.routing.router import Router

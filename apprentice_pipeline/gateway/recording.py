@@ -16,10 +16,10 @@ from functools import partial
 from typing import Any
 
 from apprentice_pipeline.errors import StorageFull, WireError
-from apprentice_pipeline.gateway.encodings import decoded
-from apprentice_pipeline.gateway.reading import ExchangeReader, Passed, Told
 from apprentice_pipeline.gateway.tally import Tally
 from apprentice_pipeline.gateway.tee import EventTee, WholeTee
+from apprentice_pipeline.reading.calls import ExchangeReader, Passed, Told
+from apprentice_pipeline.reading.encodings import decoded
 from apprentice_pipeline.records import Answer, Exchange
 from apprentice_pipeline.store.sealing import PlainRow
 from apprentice_pipeline.store.spool import RecordSink

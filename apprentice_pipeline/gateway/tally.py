@@ -32,6 +32,7 @@ MOST_STREAMS = 20_000
 MOST_ALERTS = 1_000
 _DAY_US = 86_400_000_000
 _DROPPED = "counts_dropped"
+_UNSTORABLE = "exchanges could not be read or sealed"
 _TOGETHER = 500
 K = TypeVar("K")
 V = TypeVar("V")
@@ -97,6 +98,8 @@ class Tally:
             if priced := int(told.pop("priced", 0)):
                 self._spend((tenant, namespace), told.get("cost_usd", 0.0), priced)
             self.add(tenant, namespace, **told)
+            if "lost" in told:  # after its response had gone
+                self.alert(tenant, namespace, "capture_failed", _UNSTORABLE)
 
     def alert(self, tenant: str, namespace: str, kind: str, message: str) -> None:
         """Raises an alert; repeated within a flush it is one."""

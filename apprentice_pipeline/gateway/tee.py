@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import Final
 
 from apprentice_pipeline.errors import WireError
-from apprentice_pipeline.gateway.encodings import Decoder, decoder
-from apprentice_pipeline.gateway.reading import Form
+from apprentice_pipeline.reading.calls import Form
+from apprentice_pipeline.reading.encodings import Decoder, decoder
 from apprentice_pipeline.wire.forms import WireFormat
 
 

@@ -20,9 +20,9 @@ import uvicorn
 from apprentice_pipeline.errors import ApprenticeError, StoreError
 from apprentice_pipeline.gateway.app import GatewayApp, create_app
 from apprentice_pipeline.gateway.listening import server_config
-from apprentice_pipeline.gateway.reading import ExchangeReader
 from apprentice_pipeline.gateway.waiting import WaitingApp
 from apprentice_pipeline.gateway.writer import PROGRAM
+from apprentice_pipeline.reading.calls import ExchangeReader
 from apprentice_pipeline.records import now_us
 from apprentice_pipeline.routing import Router
 from apprentice_pipeline.serving.embedding import embedder

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from apprentice_pipeline.gateway.reading import ExchangeReader
+from apprentice_pipeline.reading.calls import ExchangeReader
 from apprentice_pipeline.store.spool_process import serve
 
 PROGRAM = "apprentice_pipeline.gateway.writer"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from apprentice_pipeline.store.drain import drain
+from apprentice_pipeline.reading.spools import drain_spools
 from apprentice_pipeline.store.workspace import Workspace
 
 
@@ -24,8 +24,7 @@ class Collected:
 
 def collect(workspace: Workspace, tenant: str, namespace: str, day: str) -> Collected:
     """Drains every spool of this node, then counts the day. Exactly once, however often run."""
-    erased_of = workspace.state.erased_of
-    drained = drain(workspace.home.spool, workspace.lake, erased_of=erased_of)
+    drained = drain_spools(workspace)
     where = {"namespace": namespace, "day": day}
     models = workspace.lake.sql(tenant, _BY_MODEL, **where)
     hours = workspace.lake.sql(tenant, _BY_HOUR, **where)

@@ -24,6 +24,7 @@ from apprentice_pipeline.artifact.signing import Signer, load_or_create_signer
 from apprentice_pipeline.artifact.statement import signed_statement
 from apprentice_pipeline.corpus.manifest import Manifest
 from apprentice_pipeline.errors import ApprenticeError, ArtifactError, KeyMissing
+from apprentice_pipeline.reading.spools import recoverer
 from apprentice_pipeline.records import now_us, rfc3339
 from apprentice_pipeline.routing.following import open_registry
 from apprentice_pipeline.stages import exported
@@ -87,7 +88,13 @@ def erase(
     on_step("noted")
     at_us = now_us()
     report = earlier.report + erasure.erase(
-        workspace, tenant, namespace=namespace, pair_ids=ids, now_us=at_us, on_step=on_step
+        workspace,
+        tenant,
+        namespace=namespace,
+        pair_ids=ids,
+        now_us=at_us,
+        recover=recoverer(workspace),
+        on_step=on_step,
     )
     in_lake = pair_id is None or max(begun.report.lake_rows, report.lake_rows) > 0
     exports = _remove_exports(workspace, scope, begun) if in_lake else RemovedExports()
@@ -190,7 +197,9 @@ def _begin(
     tenant, namespace = scope[0], scope[1] or None
     noted = workspace.state.erasure(scope)
     earlier = _Begun() if noted is None else _Begun.from_json(noted)
-    found = erasure.erasable(workspace, tenant, namespace=namespace, pair_ids=ids)
+    found = erasure.erasable(
+        workspace, tenant, namespace=namespace, pair_ids=ids, recover=recoverer(workspace)
+    )
     in_lake = ids is None or found.lake_rows > 0
     begun = earlier + _Begun(
         found,

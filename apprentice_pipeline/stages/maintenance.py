@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from apprentice_pipeline.config import Config
 from apprentice_pipeline.errors import StoreError
+from apprentice_pipeline.reading.spools import recoverer
 from apprentice_pipeline.records import date_of, now_us
 from apprentice_pipeline.store import erasure
 from apprentice_pipeline.store.rollup import stream_counts
@@ -116,7 +117,14 @@ def _expire(workspace: Workspace, tenant: str, at_us: int) -> int:
         if days is None:
             continue
         before_us = at_us - days * DAY_US
-        gone = erasure.expire(workspace, tenant, namespace, before_us=before_us, now_us=at_us)
+        gone = erasure.expire(
+            workspace,
+            tenant,
+            namespace,
+            before_us=before_us,
+            now_us=at_us,
+            recover=recoverer(workspace),
+        )
         if gone:
             workspace.state.count(tenant, namespace, date_of(at_us), {"expired": gone})
         expired += gone

@@ -6,7 +6,9 @@ statements (`spool_file`), Delta (`lake`), when to drain.
 For every spool, tenant and table: read which seq the lake holds already, append what is newer
 under the stamp (spool id, newest seq) in one Delta commit, then trim the spool. A crash before
 the append repeats it, a crash after it finds the stamp. Two drains at once take different
-spools. A spool whose worker is dead is removed once it is empty.
+spools. A spool whose worker is dead is removed once it is empty; what that worker had taken in and
+not yet read (`arrivals`) is made rows of first. A living one does so by itself, and is waited for:
+a response that was delivered before the drain began is in the lake after it.
 
 Rows that were erased, by whichever node, are dropped. An erasure leaves its tombstone before it
 deletes, and a drain looks before its append and after: one of the two sees the other's work.
@@ -21,9 +23,11 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from apprentice_pipeline.errors import StoreError
+from apprentice_pipeline.errors import StoreError, VaultError
+from apprentice_pipeline.store.arrivals import arrived_rows
 from apprentice_pipeline.store.erased import NOTHING, ErasedOf, nothing_erased
 from apprentice_pipeline.store.lake import Lake
+from apprentice_pipeline.store.recovery import Recover, make_rows, nothing_to_recover
 from apprentice_pipeline.store.rows import fitting
 from apprentice_pipeline.store.sealing import TABLES
 from apprentice_pipeline.store.spool_file import (
@@ -32,11 +36,13 @@ from apprentice_pipeline.store.spool_file import (
     SpoolFile,
     StoredRow,
     mapping_errors,
+    remove_files,
     set_aside,
 )
 
 STEPS: Final = (
     "locked",
+    "recovered",
     "read",
     "version-read",
     "appended",
@@ -87,20 +93,21 @@ def drain(
     lake: Lake,
     *,
     erased_of: ErasedOf = nothing_erased,
+    recover: Recover = nothing_to_recover,
     max_rows: int = 5_000,
     on_step: Callable[[str], None] = lambda _step: None,
 ) -> DrainReport:
     """Moves what every spool in `folder` holds now into the lake, `max_rows` an append.
 
-    `erased_of` tells what must not go there any more (`State.erased_of`). `on_step` is told each
-    step as it is done (see `STEPS`). One spool's or tenant's failure is
-    reported and holds no other up.
+    `erased_of` tells what must not go there any more (`State.erased_of`); `recover` makes rows of
+    what a dead worker left unread. `on_step` is told each step as it is done (see `STEPS`). One
+    spool's or tenant's failure is reported and holds no other up.
     """
     report = DrainReport()
     for path in sorted(folder.glob("*.db")):
         try:
-            report += _drain_file(path, lake, erased_of, max_rows, on_step)
-        except StoreError as error:
+            report += _drain_file(path, lake, erased_of, recover, max_rows, on_step)
+        except (StoreError, VaultError) as error:
             report += DrainReport(failed=1, error=error.message)
     _remove_strays(folder)
     return report
@@ -115,12 +122,18 @@ def waiting_rows(folder: Path) -> int:
         except StoreError:  # damaged, or drained and removed just now
             continue
         with contextlib.closing(file):
-            total += file.count()
+            arrived = arrived_rows(path, file.last_number())
+            total += arrived + file.count()
     return total
 
 
 def _drain_file(
-    path: Path, lake: Lake, erased_of: ErasedOf, max_rows: int, on_step: Callable[[str], None]
+    path: Path,
+    lake: Lake,
+    erased_of: ErasedOf,
+    recover: Recover,
+    max_rows: int,
+    on_step: Callable[[str], None],
 ) -> DrainReport:
     with mapping_errors():
         drain_lock = Lock.take(path.with_suffix(".drain"))
@@ -136,8 +149,11 @@ def _drain_file(
         on_step("locked")
         try:
             transfer = partial(_Transfer, path.stem, lake, erased_of, on_step)
-            report, removed = _drain_locked(
-                path, transfer, max_rows, on_step, orphaned=owner_lock is not None
+            orphaned = owner_lock is not None
+            damage = _make_rows(path, recover, orphaned=orphaned)
+            on_step("recovered")
+            report, removed = damage or _drain_locked(
+                path, transfer, max_rows, on_step, orphaned=orphaned
             )
         finally:
             if owner_lock is not None:
@@ -145,6 +161,18 @@ def _drain_file(
         return report
     finally:
         drain_lock.release(remove=removed)
+
+
+def _make_rows(path: Path, recover: Recover, *, orphaned: bool) -> tuple[DrainReport, bool] | None:
+    """See `recovery.make_rows`; None, or the report of a dead worker's spool that is not sound."""
+    try:
+        make_rows(path, recover, orphaned=orphaned)
+    except SpoolDamaged as error:
+        if not orphaned:  # its writer finds out
+            return None
+        set_aside(path)
+        return DrainReport(damaged=1, failed=1, error=error.message), True
+    return None
 
 
 def _drain_locked(
@@ -172,8 +200,7 @@ def _drain_locked(
     if not empty:
         return report, False
     on_step("emptied")
-    for suffix in ("-wal", "-shm", ""):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    remove_files(path)
     on_step("removed")
     return report + DrainReport(removed=1), True
 

@@ -18,7 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from apprentice_pipeline.errors import StoreError, UsageError
+from apprentice_pipeline.store.arrivals import empty_log
 from apprentice_pipeline.store.lake import Removal
+from apprentice_pipeline.store.recovery import (
+    Recover,
+    make_rows,
+    nothing_to_recover,
+    orphaned_or_not,
+)
 from apprentice_pipeline.store.rollup import COUNTS_FILE
 from apprentice_pipeline.store.sealing import CAPTURES
 from apprentice_pipeline.store.spool_file import Lock, SpoolDamaged, SpoolFile, mapping_errors
@@ -74,11 +81,14 @@ def erasable(
     *,
     namespace: str | None = None,
     pair_ids: Sequence[str] | None = None,
+    recover: Recover = nothing_to_recover,
 ) -> ErasureReport:
     """What `erase` would remove now. Raises: StoreError."""
     spool_rows, ids = 0, set[str]()
     for path in sorted(workspace.home.spool.glob("*.db")):
         try:
+            with orphaned_or_not(path) as orphaned:
+                make_rows(path, recover, orphaned=orphaned)
             file = SpoolFile.open(path)
         except StoreError:  # drained and removed just now, or damaged, which `erase` reports
             continue
@@ -99,11 +109,13 @@ def erase(
     namespace: str | None = None,
     pair_ids: Sequence[str] | None = None,
     now_us: int,
+    recover: Recover = nothing_to_recover,
     on_step: Callable[[str], None] = lambda _step: None,
 ) -> ErasureReport:
     """Erases pairs, a namespace, or (neither given) the tenant with its data keys.
 
-    `on_step` is told each step as it is done.
+    `recover` makes rows of what a dead worker left unread, so that it is found; `on_step` is told
+    each step as it is done.
     Raises: UsageError when pairs are named without their namespace; StoreError.
     """
     from apprentice_pipeline.store.tombstones import Tombstone
@@ -117,7 +129,7 @@ def erase(
         workspace.vault.forget(tenant)
     on_step("buried")
     erased, tables = set[str](), list[Removal]()
-    spool_rows = _erase_spools(workspace.home.spool, tenant, namespace, pair_ids, erased)
+    spool_rows = _erase_spools(workspace.home.spool, recover, tenant, namespace, pair_ids, erased)
     on_step("spools-erased")
     lake_rows = workspace.lake.erase(
         tenant, namespace=namespace, pair_ids=pair_ids, removals=tables
@@ -131,7 +143,13 @@ def erase(
 
 
 def expire(
-    workspace: Workspace, tenant: str, namespace: str, *, before_us: int, now_us: int
+    workspace: Workspace,
+    tenant: str,
+    namespace: str,
+    *,
+    before_us: int,
+    now_us: int,
+    recover: Recover = nothing_to_recover,
 ) -> int:
     """Erases what the namespace captured before that time; returns how many exchanges.
 
@@ -148,7 +166,7 @@ def expire(
     known = workspace.state.erased_pairs(tenant, namespace, ids)
     stones = [Tombstone(tenant, namespace, each, now_us, 1) for each in ids if each not in known]
     workspace.state.add_tombstones(stones, once=True)
-    _erase_spools(workspace.home.spool, tenant, namespace, ids)
+    _erase_spools(workspace.home.spool, recover, tenant, namespace, ids)
     gone = workspace.lake.expire(tenant, namespace, before_us, ids)
     _forget_counts(workspace.home.work / tenant, namespace)
     return gone
@@ -163,6 +181,7 @@ def _forget_counts(folder: Path, namespace: str | None) -> None:
 
 def _erase_spools(
     folder: Path,
+    recover: Recover,
     tenant: str,
     namespace: str | None,
     pair_ids: Sequence[str] | None,
@@ -170,13 +189,14 @@ def _erase_spools(
 ) -> int:
     """Under each spool's drain lock: a drain that holds rows in memory would bring them back."""
     return sum(
-        _erase_spool(path, tenant, namespace, pair_ids, erased)
+        _erase_spool(path, recover, tenant, namespace, pair_ids, erased)
         for path in sorted(folder.glob("*.db"))
     )
 
 
 def _erase_spool(
     path: Path,
+    recover: Recover,
     tenant: str,
     namespace: str | None,
     pair_ids: Sequence[str] | None,
@@ -187,8 +207,11 @@ def _erase_spool(
     try:
         if gone:
             return 0
-        with closing(SpoolFile.open(path)) as file:
-            return file.erase(tenant, namespace, pair_ids, erased)
+        with orphaned_or_not(path) as orphaned:
+            make_rows(path, recover, orphaned=orphaned)
+            empty_log(path)
+            with closing(SpoolFile.open(path)) as file:
+                return file.erase(tenant, namespace, pair_ids, erased)
     except SpoolDamaged as error:
         raise StoreError(
             f"{error.message}: it may hold rows that should be erased",

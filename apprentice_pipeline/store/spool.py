@@ -25,13 +25,12 @@ from typing import Protocol, TypeVar
 from apprentice_pipeline.errors import ApprenticeError, StoreError
 from apprentice_pipeline.store.sealing import PlainRow, Record, plain_row
 from apprentice_pipeline.store.spool_file import Lock, SpoolDamaged, claim, set_aside
+from apprentice_pipeline.store.spool_frames import NumberedRow, Written
 from apprentice_pipeline.store.spool_writer import (
     MAX_COMMIT_ROWS,
     MAX_PENDING_BYTES,
     MAX_PENDING_ROWS,
-    NumberedRow,
     SpoolWriter,
-    Written,
 )
 from apprentice_pipeline.store.unread import OnCounts, Reader, no_reader
 from apprentice_pipeline.vault import Vault

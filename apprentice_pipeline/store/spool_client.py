@@ -26,8 +26,8 @@ from apprentice_pipeline.errors import ApprenticeError, StoreError
 from apprentice_pipeline.store.sealing import PlainRow, Record, plain_row
 from apprentice_pipeline.store.spool import Spool, Waiter, Waiting, refuse_overflow, resolve
 from apprentice_pipeline.store.spool_file import Lock, claim
-from apprentice_pipeline.store.spool_frames import AcknowledgementReader, record_frame
-from apprentice_pipeline.store.spool_writer import NumberedRow, SpoolWriter
+from apprentice_pipeline.store.spool_frames import AcknowledgementReader, NumberedRow, record_frame
+from apprentice_pipeline.store.spool_writer import SpoolWriter
 from apprentice_pipeline.store.unread import OnCounts, Reader, no_reader
 from apprentice_pipeline.store.workspace import Workspace
 from apprentice_pipeline.store.writer_start import (

@@ -3,8 +3,9 @@
 Belongs here: names, locks, statements of a spool. Does not: threads and futures (`spool`), the
 lake (`drain`).
 
-A spool `<id>` is `<id>.db` (rows), `<id>.lock` (held by its worker while it lives) and
-`<id>.drain` (held by whoever drains it). A row's `seq` is never used twice, even after the file
+A spool `<id>` is `<id>.db` (rows), `<id>.arrivals` (what has come and is no row yet, see
+`arrivals`), `<id>.lock` (held by its worker while it lives) and `<id>.drain` (held by whoever
+drains it). A row's `seq` is never used twice, even after the file
 was emptied: the lake remembers the newest that it holds.
 """
 
@@ -28,6 +29,7 @@ from apprentice_pipeline.store.private import make_private
 from apprentice_pipeline.store.sealing import SealedRow
 
 BUSY_TIMEOUT_S: Final = 10.0
+LOG_SUFFIX: Final = ".arrivals"
 MAX_READ_BYTES: Final = 64 * 1024 * 1024
 _LONG_LOG: Final = 32 * 1024 * 1024
 _SMALL_DISK: Final = 1024 * 1024 * 1024
@@ -121,6 +123,7 @@ class SpoolFile:
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
         self._connection = connection
+        self._patience_s = BUSY_TIMEOUT_S
 
     @classmethod
     def open(cls, path: Path, *, create: bool = False, durable: bool = True) -> SpoolFile:
@@ -163,6 +166,27 @@ class SpoolFile:
         with self._write():
             for start in range(0, len(rows), _MOST_A_STATEMENT):
                 self._insert(rows[start : start + _MOST_A_STATEMENT])
+
+    def note(self, number: int) -> None:
+        """`last_number` is this from now on; numbers up to it that no row has are never used.
+
+        Raises: StorageFull, SpoolDamaged, StoreError.
+        """
+        with self._write():
+            noted = self._connection.execute(
+                "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = 'rows'", (number,)
+            )
+            if not noted.rowcount:
+                self._connection.execute(
+                    "INSERT INTO sqlite_sequence VALUES ('rows', ?)", (number,)
+                )
+
+    def set_patience(self, seconds: float) -> None:
+        """How long to wait for a lock that somebody else holds, before it is a StoreError."""
+        if seconds != self._patience_s:
+            with mapping_errors():
+                self._connection.execute(f"PRAGMA busy_timeout={seconds * 1_000:.0f}")
+            self._patience_s = seconds
 
     def read(self, after: int, until: int, limit: int) -> list[StoredRow]:
         """Up to `limit` rows (and about 64 MB) with `after` < seq ≤ `until`, in order."""
@@ -344,7 +368,18 @@ def set_aside(path: Path) -> Path:
             source = path.with_name(path.name + suffix)
             if source.exists():
                 source.rename(aside.with_name(aside.name + suffix))
+        log = path.with_suffix(LOG_SUFFIX)
+        if log.exists():
+            log.rename(aside.with_name(aside.name + LOG_SUFFIX))
     return aside
+
+
+def remove_files(path: Path) -> None:
+    """Deletes a spool whose rows are safe elsewhere. Its database goes last, for it is what
+    names the spool. Raises: OSError."""
+    path.with_suffix(LOG_SUFFIX).unlink(missing_ok=True)
+    for suffix in ("-wal", "-shm", ""):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 @functools.cache

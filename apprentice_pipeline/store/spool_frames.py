@@ -25,7 +25,6 @@ from apprentice_pipeline.errors import (
     VaultError,
 )
 from apprentice_pipeline.store.sealing import PlainRow
-from apprentice_pipeline.store.spool_writer import NumberedRow, Written
 from apprentice_pipeline.store.unread import Counts, Stream
 
 _RECORD: Final = struct.Struct(">7IQ")
@@ -33,6 +32,21 @@ _ACK: Final = struct.Struct(">QI")
 _NONE: Final = 0xFFFF_FFFF
 READY: Final = _ACK.pack(0, 0)
 """A writer's first word: an acknowledgement of nothing."""
+
+
+class NumberedRow(NamedTuple):
+    """A record still readable, with the number it will have in the spool."""
+
+    seq: int
+    row: PlainRow
+
+
+class Written(NamedTuple):
+    """What became of a batch: an outcome a record, in order (None is committed), and what those
+    that had to be read add to the counters."""
+
+    outcome: list[Exception | None]
+    counts: dict[Stream, dict[str, float]]
 
 
 def record_frame(numbered: NumberedRow) -> bytes:
@@ -113,9 +127,20 @@ def acknowledgement(batch: Sequence[NumberedRow], written: Written) -> bytes:
         for each, error in zip(batch, written.outcome, strict=True)
         if error is not None
     ]
-    counts = [(*stream, sums) for stream, sums in written.counts.items()]
-    told = orjson.dumps((failed, counts)) if failed or counts else b""
-    return _ACK.pack(batch[-1].seq, len(told)) + told
+    return _told(batch[-1].seq, failed, written.counts)
+
+
+def later_counts(counts: Mapping[Stream, Counts]) -> bytes:
+    """What records add to the counters that were acknowledged before they were read."""
+    return _told(0, [], counts)
+
+
+def _told(
+    newest: int, failed: Sequence[tuple[int, str, str, str]], counts: Mapping[Stream, Counts]
+) -> bytes:
+    sums = [(*stream, each) for stream, each in counts.items()]
+    told = orjson.dumps((failed, sums)) if failed or sums else b""
+    return _ACK.pack(newest, len(told)) + told
 
 
 class AcknowledgementReader:

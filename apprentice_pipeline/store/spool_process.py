@@ -1,8 +1,8 @@
 """A spool's writer as a process.
 
-Belongs here: records from the worker's socket into the spool's file, acknowledgements back.
-Does not: starting it (`spool_client`), what committing a batch means (`spool_writer`), reading an
-exchange: the program that the client is told to start brings the reader (`gateway.writer`).
+Belongs here: records from the worker's socket into the spool, acknowledgements back. Does not:
+starting it (`spool_client`), in which steps a record is stored (`staging`), reading an exchange:
+the program that the client is told to start brings the reader (`gateway.writer`).
 Promise: it leaves when its worker does, and commits first what the worker had handed over, even
 if the worker was killed. It shares the worker's lock on the spool until then.
 """
@@ -21,13 +21,18 @@ from apprentice_pipeline.errors import ApprenticeError
 from apprentice_pipeline.store.handover import taken_over
 from apprentice_pipeline.store.secrecy import keep_memory_private
 from apprentice_pipeline.store.spool_file import SpoolDamaged
-from apprentice_pipeline.store.spool_frames import READY, RecordReader, acknowledgement
-from apprentice_pipeline.store.spool_writer import MAX_COMMIT_ROWS, NumberedRow, SpoolWriter
+from apprentice_pipeline.store.spool_frames import (
+    READY,
+    RecordReader,
+    acknowledgement,
+    later_counts,
+)
+from apprentice_pipeline.store.spool_writer import MAX_COMMIT_ROWS, SpoolWriter
+from apprentice_pipeline.store.staging import Staging
 from apprentice_pipeline.store.unread import Reader, no_reader
 from apprentice_pipeline.store.workspace import Workspace
 
 _READ_BYTES = 1 << 20
-_BATCH_BYTES = 16 << 20
 
 
 def serve(descriptor: int, make_reader: Callable[[Config], Reader] | None = None) -> int:
@@ -45,51 +50,55 @@ def serve(descriptor: int, make_reader: Callable[[Config], Reader] | None = None
         path = workspace.home.spool / f"{more['spool_id']}.db"
         read = make_reader(settings.config) if make_reader is not None else no_reader
         writer = SpoolWriter(path, workspace.vault, read)
+        ahead = not settings.config.capture.redaction  # what is never kept is in no log either
+        staging = Staging(path, workspace.vault, writer, ahead=ahead)
         gc.freeze()  # what start-up made lives as long as the process: never look at it again
         try:
             with contextlib.suppress(OSError):  # a worker that was killed is served all the same
                 channel.sendall(READY)
-            _serve(channel, writer)
+            _serve(channel, staging)
         except SpoolDamaged:  # nothing of that batch is stored: the worker still has it
             return 1
         finally:
+            staging.close()
             writer.close()
             workspace.close()
     return 0
 
 
-def _serve(channel: socket.socket, writer: SpoolWriter) -> None:
+def _serve(channel: socket.socket, staging: Staging) -> None:
     """Batch after batch until the worker is gone and all it sent is committed."""
-    reader, waiting = RecordReader(), list[NumberedRow]()
-    while data := _received(channel):
-        waiting += reader.feed(data)
-        _gather(channel, reader, waiting)
-        for start in range(0, len(waiting), MAX_COMMIT_ROWS):
-            batch = waiting[start : start + MAX_COMMIT_ROWS]
-            told = acknowledgement(batch, writer.write(batch))
+    reader, told = RecordReader(), b""
+    while (data := _received(channel, staging.wait_s)) != b"":
+        if data is None:
+            counts = staging.work()
+            told = later_counts(counts) if counts else b""
+        else:
+            arrived = reader.feed(data)
+            batches = (
+                arrived[start : start + MAX_COMMIT_ROWS]
+                for start in range(0, len(arrived), MAX_COMMIT_ROWS)
+            )
+            told = b"".join(acknowledgement(batch, staging.take(batch)) for batch in batches)
+        if told:
             with contextlib.suppress(OSError):  # the worker is gone: the rest is still committed
                 channel.sendall(told)
-        waiting.clear()
+    staging.rest()
 
 
-def _gather(channel: socket.socket, reader: RecordReader, waiting: list[NumberedRow]) -> None:
-    """What came while the last batch was written, up to a bound."""
-    size = 0
-    while len(waiting) < MAX_COMMIT_ROWS and size < _BATCH_BYTES:
-        try:
-            data = channel.recv(_READ_BYTES, socket.MSG_DONTWAIT)
-        except OSError:  # nothing more for now, or the worker was killed: what waits is written
-            return
-        if not data:
-            return
-        size += len(data)
-        waiting += reader.feed(data)
-
-
-def _received(channel: socket.socket) -> bytes:
-    """What the worker sent next; b"" once it is gone, if it was killed with our word unread too."""
+def _received(channel: socket.socket, wait_s: float | None) -> bytes | None:
+    """What the worker sent next; None when nothing came in that time; b"" once it is gone, if it
+    was killed with our word unread too."""
     try:
-        return channel.recv(_READ_BYTES)
+        if wait_s == 0:
+            return channel.recv(_READ_BYTES, socket.MSG_DONTWAIT)
+        channel.settimeout(wait_s)
+        try:
+            return channel.recv(_READ_BYTES)
+        finally:
+            channel.settimeout(None)
+    except (BlockingIOError, TimeoutError):
+        return None
     except OSError:
         return b""
 

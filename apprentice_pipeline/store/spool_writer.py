@@ -14,11 +14,18 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from apprentice_pipeline.errors import ApprenticeError, StorageFull
-from apprentice_pipeline.store.sealing import PlainRow, seal
-from apprentice_pipeline.store.spool_file import SpoolDamaged, SpoolFile, StoredRow
+from apprentice_pipeline.store.arrivals import empty_log, unread_batches
+from apprentice_pipeline.store.sealing import seal
+from apprentice_pipeline.store.spool_file import (
+    BUSY_TIMEOUT_S,
+    SpoolDamaged,
+    SpoolFile,
+    StoredRow,
+)
+from apprentice_pipeline.store.spool_frames import NumberedRow, Written
 from apprentice_pipeline.store.unread import UNREAD, Reader, Stream, add_counts, no_reader
 from apprentice_pipeline.vault import Vault
 
@@ -64,19 +71,13 @@ class _Refreshing:
             return self._due.pop()
 
 
-class NumberedRow(NamedTuple):
-    """A record still readable, with the number it will have in the spool."""
-
-    seq: int
-    row: PlainRow
-
-
-class Written(NamedTuple):
-    """What became of a batch: an outcome a record, in order (None is committed), and what those
-    that had to be read add to the counters."""
-
-    outcome: list[Exception | None]
-    counts: dict[Stream, dict[str, float]]
+def counts_of(batch: Sequence[NumberedRow], written: Written) -> dict[Stream, dict[str, float]]:
+    """What a batch adds to the counters whose records nobody waits for: its losses among them."""
+    for each, error in zip(batch, written.outcome, strict=True):
+        if error is not None:
+            stream = (each.row.tenant, each.row.namespace)
+            add_counts(written.counts, stream, {"lost": 1, "at_risk": 1})
+    return written.counts
 
 
 class SpoolWriter:
@@ -90,6 +91,9 @@ class SpoolWriter:
         self._read = read
         self._file: SpoolFile | None = None
         self._newest = 0
+        self._is_recovered = False
+        self._recovered: dict[Stream, dict[str, float]] = {}
+        """What those add to the counters that were made rows of after a crash."""
         self._key_seen: dict[str, float] = {}
         self._refreshing = _Refreshing(vault)
 
@@ -103,6 +107,18 @@ class SpoolWriter:
         Numbers rise from call to call; records up to the newest in the file are in it already.
         Raises: SpoolDamaged when the file is gone or not sound: nothing of the batch is stored.
         """
+        sealed, written = self.sealed(batch)
+        failure = self.commit(sealed) if sealed else None
+        if failure is not None:
+            written.outcome[:] = [error or failure for error in written.outcome]
+        if self._recovered:
+            for stream, counts in self._recovered.items():
+                add_counts(written.counts, stream, counts)
+            self._recovered = {}
+        return written
+
+    def sealed(self, batch: Sequence[NumberedRow]) -> tuple[list[StoredRow], Written]:
+        """Reads what is unread and seals: the rows of those that did not fail."""
         self._refresh_keys({each.row.tenant for each in batch})
         sealed: list[StoredRow] = []
         written = Written([], {})
@@ -116,10 +132,42 @@ class SpoolWriter:
                 written.outcome.append(None)
             except Exception as error:  # the writer's edge: whatever it is, its waiter gets it
                 written.outcome.append(error)
-        failure = self._commit(sealed) if sealed else None
-        if failure is not None:
-            written.outcome[:] = [error or failure for error in written.outcome]
-        return written
+        return sealed, written
+
+    def commit(
+        self, rows: Sequence[StoredRow], *, until: int = 0, patience_s: float = BUSY_TIMEOUT_S
+    ) -> Exception | None:
+        """One transaction; its failure is returned, for the writer outlives every failure.
+
+        `until`: the number up to which all is stored, or never will be, where that may be more
+        than the last row's. `patience_s`: how long to wait for another process's lock.
+        Raises: SpoolDamaged.
+        """
+        try:
+            file = self._opened()
+            file.set_patience(patience_s)
+            file.append([row for row in rows if row.seq > self._newest])
+            self._newest = max(self._newest, rows[-1].seq if rows else 0)
+            self.commits += 1
+            if until > self._newest:
+                file.note(until)
+                self._newest = until
+        except StorageFull as error:  # the file is sound: it goes on when there is room again
+            return error
+        except SpoolDamaged:
+            self.close()
+            raise
+        except Exception as error:  # the writer's edge
+            self.close()
+            return error
+        return None
+
+    def recover(self) -> None:
+        """Opens the file, and makes rows of what a writer that died had only taken in.
+
+        Raises: SpoolDamaged, StorageFull, StoreError, KeyMissing: then all is as it was.
+        """
+        self._opened()
 
     def close(self) -> None:
         """Lets go of the file. Safe twice."""
@@ -138,28 +186,29 @@ class SpoolWriter:
         if due:
             self._refreshing.add(due)
 
-    def _commit(self, rows: Sequence[StoredRow]) -> Exception | None:
-        """One transaction; its failure is returned, for the writer outlives every failure."""
-        try:
-            file = self._opened()
-            file.append([row for row in rows if row.seq > self._newest])
-            self._newest = max(self._newest, rows[-1].seq)
-            self.commits += 1
-        except StorageFull as error:  # the file is sound: it goes on when there is room again
-            return error
-        except SpoolDamaged:
-            self.close()
-            raise
-        except Exception as error:  # the writer's edge
-            self.close()
-            return error
-        return None
-
     def _opened(self) -> SpoolFile:
         """The file, opened again after a failure; what went to an unlinked one would be lost."""
         if not self._path.exists():
             raise SpoolDamaged("a spool file is gone")
         if self._file is None:
-            self._file = SpoolFile.open(self._path)
-            self._newest = self._file.last_number()
+            file = SpoolFile.open(self._path)
+            try:
+                self._newest = file.last_number()
+                if not self._is_recovered:  # later it is `staging` that has them
+                    self._make_rows(file)
+            except BaseException:
+                file.close()
+                raise
+            self._file, self._is_recovered = file, True
         return self._file
+
+    def _make_rows(self, file: SpoolFile) -> None:
+        """Of what the log of arrivals still has above the file's last number."""
+        for batch in unread_batches(self._path, self._vault, self._newest):
+            rows, written = self.sealed(batch)
+            file.append(rows)
+            file.note(batch[-1].seq)
+            self._newest = batch[-1].seq
+            for stream, counts in counts_of(batch, written).items():
+                add_counts(self._recovered, stream, counts)
+        empty_log(self._path)

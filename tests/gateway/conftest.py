@@ -25,7 +25,7 @@ import uvicorn
 from apprentice_pipeline.config import Config
 from apprentice_pipeline.gateway.app import GatewayApp, create_app
 from apprentice_pipeline.gateway.listening import server_config
-from apprentice_pipeline.gateway.reading import ExchangeReader
+from apprentice_pipeline.reading.calls import ExchangeReader
 from apprentice_pipeline.settings import Home, Settings
 from apprentice_pipeline.store.drain import drain
 from apprentice_pipeline.store.spool import Spool

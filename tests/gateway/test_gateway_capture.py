@@ -12,6 +12,8 @@ from typing import Any
 import orjson
 import pytest
 
+from tests.eventually import eventually
+
 CHAT = "/v1/chat/completions"
 ASK = {"model": "gpt-4o", "messages": [{"role": "user", "content": "ping"}], "temperature": 0}
 
@@ -27,13 +29,6 @@ def request_bytes(behaviour: str) -> bytes:
 
 def connect(gateway: Any) -> socket.socket:
     return socket.create_connection(("127.0.0.1", gateway.server.port), timeout=10)
-
-
-def eventually(condition: Any) -> None:
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("behaviour", ["json", "gzip", "chunked", "stream", "gzip-stream"])

@@ -24,6 +24,7 @@ from apprentice_pipeline.settings import load_settings
 from apprentice_pipeline.store.drain import drain, waiting_rows
 from apprentice_pipeline.store.lake import Lake
 from apprentice_pipeline.store.workspace import Workspace
+from tests.eventually import eventually
 
 CHAT = "/v1/chat/completions"
 DAY_S = 86_400
@@ -32,13 +33,6 @@ DAY_S = 86_400
 def body(number: int = 0, size: str = "") -> dict[str, Any]:
     text = f"ping {number} {size}"
     return {"model": "gpt-4o", "messages": [{"role": "user", "content": text}]}
-
-
-def eventually(condition: Callable[[], Any], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def call(ask: Any, gateway: Any, number: int = 0, size: str = "", behave: str = "json") -> str:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,10 @@ from apprentice_pipeline.gateway.metrics_files import make_folder
 from apprentice_pipeline.settings import load_settings
 from apprentice_pipeline.store.drain import drain
 from apprentice_pipeline.store.workspace import Workspace
+from tests.eventually import eventually
 
 CHAT = "/v1/chat/completions"
 ASK = {"model": "gpt-4o", "messages": [{"role": "user", "content": "ping"}]}
-
-
-def eventually(condition: Callable[[], Any], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 @pytest.fixture

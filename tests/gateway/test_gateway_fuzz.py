@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apprentice_pipeline.errors import WireError
-from apprentice_pipeline.gateway.encodings import MOST_MEMBERS, decoded, decoder
-from apprentice_pipeline.gateway.reading import Passed
+from apprentice_pipeline.reading.calls import Passed
+from apprentice_pipeline.reading.encodings import MOST_MEMBERS, decoded, decoder
 from fuzz import properties, seeds
 
 TARGETS = sorted(properties.PROPERTIES)

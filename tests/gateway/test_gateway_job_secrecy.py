@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -34,7 +35,8 @@ def children(pid: int) -> list[int]:
     """The processes that a process started, and theirs."""
     found: list[int] = []
     for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
-        found += [int(child) for child in tasks.read_text().split()]
+        with contextlib.suppress(OSError):  # a thread that has just ended
+            found += [int(child) for child in tasks.read_text().split()]
     return [*found, *(each for child in found for each in children(child))]
 
 

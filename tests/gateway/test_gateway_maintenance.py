@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,20 +13,13 @@ from apprentice_pipeline.records import Exchange, Usage, new_pair_id, now_us
 from apprentice_pipeline.settings import load_settings
 from apprentice_pipeline.store.rows import record_rows
 from apprentice_pipeline.store.workspace import Workspace
+from tests.eventually import eventually
 
 CHAT = "/v1/chat/completions"
 ASK = {"model": "gpt-4o", "messages": [{"role": "user", "content": "ping"}]}
 DAY_US = 86_400_000_000
 LAST = "apprentice_maintenance_last_success_timestamp_seconds "
 OFTEN = {"maintenance_interval_s": 0.3}
-
-
-def eventually(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    return found
 
 
 def opened(home: Path) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import os
 import signal
@@ -59,7 +60,8 @@ def family(pid: int) -> list[int]:
     """A process and all that descend from it."""
     children: list[int] = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        children += [int(child) for child in task.read_text().split()]
+        with contextlib.suppress(OSError):  # a thread that has just ended
+            children += [int(child) for child in task.read_text().split()]
     return [pid, *(each for child in children for each in family(child))]
 
 

@@ -24,6 +24,7 @@ from apprentice_pipeline.gateway.server import serve
 from apprentice_pipeline.settings import load_settings
 from apprentice_pipeline.store.drain import drain
 from apprentice_pipeline.store.workspace import Workspace
+from tests.eventually import eventually
 
 CHAT = "/v1/chat/completions"
 ASK = {"model": "gpt-4o", "messages": [{"role": "user", "content": "ping"}]}
@@ -96,13 +97,6 @@ def alive(pid: int) -> bool:
         return "gateway.worker" in Path(f"/proc/{pid}/cmdline").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return False
-
-
-def eventually(condition: Any, seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def more(delivered: list[str], count: int) -> None:

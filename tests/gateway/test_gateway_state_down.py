@@ -7,8 +7,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -20,18 +19,11 @@ from sqlalchemy.exc import OperationalError
 from apprentice_pipeline.records import now_us
 from apprentice_pipeline.store.lake import Lake
 from apprentice_pipeline.store.state import State
+from tests.eventually import eventually
 
 CHAT = "/v1/chat/completions"
 ASK = {"model": "gpt-4o", "messages": [{"role": "user", "content": "ping"}]}
 PROGRAMS = Path("/usr/lib/postgresql")
-
-
-def eventually(condition: Callable[[], Any]) -> Any:
-    end = time.monotonic() + 90
-    while not (found := condition()):
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    return found
 
 
 class Postgres:

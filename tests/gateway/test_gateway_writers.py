@@ -6,25 +6,16 @@ import http.client
 import os
 import signal
 import threading
-import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from apprentice_pipeline.settings import load_settings
 from apprentice_pipeline.store.workspace import Workspace
+from tests.eventually import eventually
 
 CHAT = "/v1/chat/completions"
 ASK = {"model": "gpt-4o", "messages": [{"role": "user", "content": "ping"}]}
-
-
-def eventually(condition: Callable[[], Any]) -> Any:
-    end = time.monotonic() + 60
-    while not (found := condition()):
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    return found
 
 
 def writers(gateway: Any) -> list[int]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from apprentice_pipeline.config import Price
 from apprentice_pipeline.errors import PriceUnknown
-from apprentice_pipeline.gateway.pricing import Pricing
+from apprentice_pipeline.reading.pricing import Pricing
 from apprentice_pipeline.records import Usage
 from apprentice_pipeline.remote.prices import LISTINGS, cost_usd, maximum_cost_usd, price_of
 

@@ -28,16 +28,14 @@ from apprentice_pipeline.store.spool_client import PROGRAM, SpoolClient
 from apprentice_pipeline.store.spool_file import Lock, claim
 from apprentice_pipeline.store.spool_frames import (
     AcknowledgementReader,
+    NumberedRow,
     RecordReader,
+    Written,
     acknowledgement,
     record_frame,
 )
-from apprentice_pipeline.store.spool_writer import (
-    MAX_PENDING_ROWS,
-    NumberedRow,
-    SpoolWriter,
-    Written,
-)
+from apprentice_pipeline.store.spool_writer import MAX_PENDING_ROWS, SpoolWriter
+from apprentice_pipeline.store.staging import Staging
 from apprentice_pipeline.store.workspace import Workspace
 
 TENANT = "acme"
@@ -248,15 +246,18 @@ async def test_what_a_worker_handed_over_is_kept_though_it_died_with_acknowledge
 ) -> None:
     """Then its socket fails with a reset before it ends."""
     spool_id, lock = claim(workspace.home.spool)
-    writer = SpoolWriter(workspace.home.spool / f"{spool_id}.db", workspace.vault)
+    path = workspace.home.spool / f"{spool_id}.db"
+    writer = SpoolWriter(path, workspace.vault)
     writer.create()
+    staging = Staging(path, workspace.vault, writer, ahead=True)
     ours, theirs = socket.socketpair()
     rows = [NumberedRow(number, plain_row(exchange(number), TENANT)) for number in range(1, 101)]
     ours.sendall(b"".join(map(record_frame, rows)))
     theirs.sendall(acknowledgement(rows[:1], Written([None], {})))
     ours.close()
     with theirs:
-        spool_process._serve(theirs, writer)
+        spool_process._serve(theirs, staging)
+    staging.close()
     writer.close()
     lock.release()
     assert len(stored(workspace)) == 100

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from apprentice_pipeline.records import Exchange
 from apprentice_pipeline.store.sealing import plain_row
-from apprentice_pipeline.store.spool_writer import KEY_REFRESH_S, NumberedRow, SpoolWriter
+from apprentice_pipeline.store.spool_frames import NumberedRow
+from apprentice_pipeline.store.spool_writer import KEY_REFRESH_S, SpoolWriter
 from apprentice_pipeline.vault import MemoryDataKeys, Vault
 
 

@@ -16,8 +16,8 @@ import orjson
 
 from apprentice_pipeline.config import Config
 from apprentice_pipeline.errors import Unstorable, WireError
-from apprentice_pipeline.gateway.encodings import decoded, decoder
-from apprentice_pipeline.gateway.pricing import Pricing
+from apprentice_pipeline.reading.encodings import decoded, decoder
+from apprentice_pipeline.reading.pricing import Pricing
 from apprentice_pipeline.records import CUT, REFUSED, WHOLE, Exchange, Usage
 from apprentice_pipeline.store.sealing import PlainRow, plain_row
 from apprentice_pipeline.store.unread import UNREAD, Counts, Reading

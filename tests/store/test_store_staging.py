@@ -1,0 +1,306 @@
+"""Records safe first, rows later: whatever happens in between, each is there once."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from apprentice_pipeline.errors import StoreError
+from apprentice_pipeline.records import Exchange
+from apprentice_pipeline.store.drain import drain, waiting_rows
+from apprentice_pipeline.store.erasure import erase
+from apprentice_pipeline.store.sealing import PlainRow, plain_row
+from apprentice_pipeline.store.spool_file import LOG_SUFFIX, SpoolFile, claim
+from apprentice_pipeline.store.spool_frames import NumberedRow
+from apprentice_pipeline.store.spool_writer import SpoolWriter
+from apprentice_pipeline.store.staging import COMMIT_ROWS, MOST_TAKEN, STEP_ROWS, Staging
+from apprentice_pipeline.store.unread import UNREAD, Reading
+from apprentice_pipeline.store.workspace import Workspace
+from apprentice_pipeline.vault import MemoryDataKeys, Vault
+from tests.eventually import eventually
+
+TENANT = "acme"
+POISON = "poison"
+
+
+def read(row: PlainRow) -> Reading:
+    """A reader that knows verdicts: an unread row is one, unless it is poison."""
+    if row.pair_id.startswith(POISON):
+        raise ValueError
+    return Reading(row._replace(table="verdicts", first=None, second=None), {"pairs": 1})
+
+
+def unread(number: int, pair_id: str = "pair") -> NumberedRow:
+    return NumberedRow(
+        number,
+        PlainRow(UNREAD, TENANT, "tickets", f"{pair_id}-{number}", b"{}", b"asked", b"said"),
+    )
+
+
+class Place:
+    """One spool's file, its writer and staging, which can die."""
+
+    def __init__(self, path: Path, vault: Vault) -> None:
+        self.path, self.vault = path, vault
+        SpoolFile.open(path, create=True).close()
+        self.begin()
+
+    def begin(self) -> None:
+        self.writer = SpoolWriter(self.path, self.vault, read)
+        self.staging = Staging(self.path, self.vault, self.writer, ahead=True)
+
+    def die(self) -> None:
+        """What is in memory only is gone."""
+        self.staging.close()
+        self.writer.close()
+
+    def recover(self, path: Path | None = None) -> None:
+        with closing(SpoolWriter(path or self.path, self.vault, read)) as writer:
+            writer.recover()
+
+    def rows(self) -> list[tuple[int, str]]:
+        with closing(SpoolFile.open(self.path)) as file:
+            return [(each.seq, each.row.pair_id) for each in file.read(0, 1 << 62, 1 << 30)]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    made = Place(tmp_path / "5f.db", Vault(bytes(32), MemoryDataKeys()))
+    yield made
+    made.die()
+
+
+def names(numbers: range) -> list[tuple[int, str]]:
+    return [(number, f"pair-{number}") for number in numbers]
+
+
+def test_what_was_taken_is_there_after_a_crash_and_its_log_is_not(place: Place) -> None:
+    told = place.staging.take([unread(1), unread(2)])
+    assert told.outcome == [None, None]
+    assert place.rows() == []
+    place.die()
+    place.recover()
+    assert place.rows() == names(range(1, 3))
+    assert place.path.with_suffix(LOG_SUFFIX).stat().st_size == 0
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    steps=st.lists(st.sampled_from(["take", "work", "finish", "rest", "die"]), max_size=40),
+    sizes=st.lists(st.integers(1, 30), min_size=40, max_size=40),
+)
+def test_in_whatever_order_it_works_rests_and_dies_each_record_is_there_once(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[str], sizes: list[int]
+) -> None:
+    folder = tmp_path_factory.mktemp("place")
+    place, newest = Place(folder / "5f.db", Vault(bytes(32), MemoryDataKeys())), 0
+    for step, size in zip(steps, sizes, strict=False):
+        if step == "take":
+            batch = [unread(newest + at) for at in range(1, size + 1)]
+            assert place.staging.take(batch).outcome == [None] * size
+            newest += size
+        elif step == "die":
+            place.die()
+            place.begin()
+        elif step == "work":
+            place.staging.work()
+        elif step == "finish":
+            assert place.staging.finish() is None
+        else:
+            place.staging.rest()
+    place.die()
+    place.recover()
+    assert place.rows() == names(range(1, newest + 1))
+
+
+def test_a_record_handed_over_again_after_a_crash_is_not_doubled(place: Place) -> None:
+    """The acknowledgement was lost with the writer."""
+    place.staging.take([unread(1), unread(2)])
+    place.die()
+    place.begin()
+    assert place.staging.take([unread(1), unread(2), unread(3)]).outcome == [None] * 3
+    assert place.staging.finish() is None
+    assert place.rows() == names(range(1, 4))
+
+
+def test_rows_are_committed_many_at_once_or_when_nothing_comes(place: Place) -> None:
+    staging, pairs = place.staging, 0.0
+    assert staging.wait_s is None
+    for number in range(1, COMMIT_ROWS + STEP_ROWS + 1):
+        told = staging.take([unread(number)])
+        pairs += sum(each["pairs"] for each in told.counts.values())
+        while staging.wait_s == 0:
+            assert staging.work() == {}
+    assert place.writer.commits == 1
+    assert staging.wait_s is not None
+    assert pairs == COMMIT_ROWS
+    counts = staging.work()
+    assert counts == {(TENANT, "tickets"): {"pairs": STEP_ROWS}}
+    assert place.writer.commits == 2
+    assert len(place.rows()) == COMMIT_ROWS + STEP_ROWS
+    staging.work()
+    assert staging.wait_s is None
+    assert place.path.with_suffix(LOG_SUFFIX).stat().st_size == 0
+
+
+def test_a_log_that_is_full_begins_anew_once_its_rows_are_there(place: Place) -> None:
+    """Several times over, without ever working in between."""
+    newest = 0
+    for _ in range(100):
+        batch = [
+            NumberedRow(each.seq, each.row._replace(first=bytes(50_000)))
+            for each in map(unread, range(newest + 1, newest + 8))
+        ]
+        assert place.staging.take(batch).outcome == [None] * 7
+        newest += 7
+    place.die()
+    place.recover()
+    assert place.rows() == names(range(1, newest + 1))
+
+
+def test_so_many_wait_to_be_read_and_no_more(place: Place) -> None:
+    for start in range(1, 40 * 64, 64):
+        place.staging.take([unread(start + at) for at in range(64)])
+    place.die()
+    with closing(SpoolFile.open(place.path)) as file:
+        last = file.last_number()
+    place.begin()
+    place.recover()
+    assert len(place.rows()) == 40 * 64
+    assert last == 0 or last > 40 * 64 - MOST_TAKEN - 64
+
+
+def test_a_record_that_cannot_be_read_fails_alone_and_is_counted_as_lost(place: Place) -> None:
+    staging = place.staging
+    staging.take([unread(1), unread(2, POISON), unread(3), unread(4, POISON)])
+    while staging.wait_s == 0:
+        staging.work()
+    counts = staging.work()
+    assert counts == {(TENANT, "tickets"): {"pairs": 2, "lost": 2, "at_risk": 2}}
+    assert [number for number, _ in place.rows()] == [1, 3]
+    assert place.staging.finish() is None
+    with closing(SpoolFile.open(place.path)) as file:
+        assert file.last_number() == 4
+
+
+def test_what_is_never_kept_is_in_no_log(tmp_path: Path) -> None:
+    path, vault = tmp_path / "5f.db", Vault(bytes(32), MemoryDataKeys())
+    SpoolFile.open(path, create=True).close()
+    with closing(SpoolWriter(path, vault, read)) as writer:
+        staging = Staging(path, vault, writer, ahead=False)
+        told = staging.take([unread(1), unread(2, POISON)])
+    assert told.outcome[0] is None
+    assert isinstance(told.outcome[1], ValueError)
+    assert told.counts == {(TENANT, "tickets"): {"pairs": 1}}
+    assert not path.with_suffix(LOG_SUFFIX).exists()
+
+
+def test_while_another_process_has_the_spool_records_are_taken_all_the_same(place: Place) -> None:
+    place.staging.take([unread(1)])
+    with closing(sqlite3.connect(place.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        for number in range(2, 100):
+            assert place.staging.take([unread(number)]).outcome == [None]
+            place.staging.work()
+        assert place.rows() == []
+        other.execute("ROLLBACK")
+    assert place.staging.finish() is None
+    assert place.rows() == names(range(1, 100))
+
+
+@pytest.fixture
+def taken(workspace: Workspace, exchange: Callable[..., Exchange]) -> Iterator[Place]:
+    """A live worker's spool of a workspace, with three exchanges that are in its log only."""
+    spool_id, lock = claim(workspace.home.spool)
+    made = Place(workspace.home.spool / f"{spool_id}.db", workspace.vault)
+    batch = [NumberedRow(at, plain_row(exchange(at), TENANT)) for at in (1, 2, 3)]
+    assert made.staging.take(batch).outcome == [None] * 3
+    yield made
+    made.die()
+    lock.release()
+
+
+def kept(workspace: Workspace) -> int:
+    return int(workspace.lake.sql(TENANT, "select count(*) as n from captures")[0]["n"])
+
+
+def test_a_drain_waits_for_what_a_living_writer_has_taken_in(
+    workspace: Workspace, taken: Place
+) -> None:
+    """A response that was delivered before the drain began is in the lake after it."""
+    assert waiting_rows(workspace.home.spool) == 3
+    steps: list[str] = []
+    drained = threading.Thread(
+        target=drain, args=(workspace.home.spool, workspace.lake), kwargs={"on_step": steps.append}
+    )
+    drained.start()
+    eventually(lambda: "locked" in steps)
+    time.sleep(0.1)
+    assert "recovered" not in steps
+    while taken.staging.wait_s is not None:
+        taken.staging.work()
+    drained.join()
+    assert kept(workspace) == 3
+    assert waiting_rows(workspace.home.spool) == 0
+
+
+def test_a_drain_reads_what_a_dead_worker_had_taken_in(
+    workspace: Workspace, exchange: Callable[..., Exchange]
+) -> None:
+    spool_id, lock = claim(workspace.home.spool)
+    made = Place(workspace.home.spool / f"{spool_id}.db", workspace.vault)
+    made.staging.take([NumberedRow(at, plain_row(exchange(at), TENANT)) for at in (1, 2, 3)])
+    made.die()
+    lock.release()
+    report = drain(workspace.home.spool, workspace.lake)
+    assert (report.failed, report.removed) == (1, 0)
+    assert "nobody has read" in report.error
+    assert waiting_rows(workspace.home.spool) == 3
+    report = drain(workspace.home.spool, workspace.lake, recover=made.recover)
+    assert (report.rows, report.failed, report.removed) == (3, 0, 1)
+    assert list(workspace.home.spool.iterdir()) == []
+    assert kept(workspace) == 3
+
+
+def test_what_is_erased_is_in_no_log_either(workspace: Workspace, taken: Place) -> None:
+    """The writer lives, works on, and takes in more meanwhile."""
+    stop = threading.Event()
+
+    def work() -> None:
+        number = 4
+        while not stop.is_set():
+            taken.staging.take([unread(number)])
+            number += 1
+            time.sleep(0.001)
+            while taken.staging.wait_s == 0:
+                taken.staging.work()
+
+    working = threading.Thread(target=work)
+    working.start()
+    log = taken.path.with_suffix(LOG_SUFFIX)
+    before = log.read_bytes()
+    report = erase(workspace, TENANT, namespace="tickets", now_us=1 << 60)
+    stop.set()
+    working.join()
+    assert report.spool_rows == 3
+    assert before[:200] not in log.read_bytes()
+    assert taken.staging.finish() is None
+
+
+def test_an_erasure_that_cannot_wait_for_a_writer_says_so(
+    workspace: Workspace, taken: Place
+) -> None:
+    """Its writer stands still: to go on would leave the erased rows in its log."""
+    with pytest.raises(StoreError, match="does not get on") as caught:
+        erase(workspace, TENANT, namespace="tickets", now_us=1 << 60)
+    assert caught.value.remedy
+    assert taken.staging.finish() is None
+    assert erase(workspace, TENANT, namespace="tickets", now_us=1 << 60).spool_rows == 3
