@@ -119,10 +119,11 @@ def judge(
 
 def gather(workspace: Workspace, tenant: str) -> Remains:
     """Drains what the dead left and reads every row back. For a home that nobody serves."""
-    from apprentice_pipeline.store.drain import drain, waiting_rows
+    from apprentice_pipeline.reading.spools import drain_spools
+    from apprentice_pipeline.store.drain import waiting_rows
 
     folder = workspace.home.spool
-    report = drain(folder, workspace.lake)
+    report = drain_spools(workspace)
     damaged = len([file for file in folder.glob("*.db.damaged-*") if _is_database(file)])
     rows = workspace.lake.scan(tenant, "captures").select(
         "pair_id", "namespace", "input", "is_pair"
@@ -136,7 +137,7 @@ def gather(workspace: Workspace, tenant: str) -> Remains:
 
 
 def _is_database(file: Path) -> bool:
-    return not file.name.endswith(("-wal", "-shm"))
+    return not file.name.endswith(("-wal", "-shm", ".arrivals"))
 
 
 def _kept(workspace: Workspace, tenant: str, row: dict[str, object]) -> Kept:

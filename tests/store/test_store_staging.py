@@ -270,6 +270,28 @@ def test_a_drain_reads_what_a_dead_worker_had_taken_in(
     assert kept(workspace) == 3
 
 
+def test_a_log_whose_spool_is_gone_is_read_once_all_the_same(
+    workspace: Workspace, exchange: Callable[..., Exchange]
+) -> None:
+    """Its first two rows had reached the lake; then somebody deleted the database."""
+    spool_id, lock = claim(workspace.home.spool)
+    made = Place(workspace.home.spool / f"{spool_id}.db", workspace.vault)
+    rows = [NumberedRow(at, plain_row(exchange(at), TENANT)) for at in (1, 2, 3)]
+    made.staging.take(rows[:2])
+    assert made.staging.finish() is None
+    assert drain(workspace.home.spool, workspace.lake).rows == 2
+    made.staging.take(rows[2:])
+    made.die()
+    for suffix in ("", "-wal", "-shm"):
+        made.path.with_name(made.path.name + suffix).unlink(missing_ok=True)
+    assert drain(workspace.home.spool, workspace.lake).rows == 0  # its worker lives
+    lock.release()
+    report = drain(workspace.home.spool, workspace.lake, recover=made.recover)
+    assert (report.rows, report.failed, report.removed) == (1, 0, 1)
+    assert kept(workspace) == 3
+    assert list(workspace.home.spool.iterdir()) == []
+
+
 def test_what_is_erased_is_in_no_log_either(workspace: Workspace, taken: Place) -> None:
     """The writer lives, works on, and takes in more meanwhile."""
     stop = threading.Event()
