@@ -100,16 +100,23 @@ class RecordReader:
 
 
 def _row(data: bytes, start: int, lengths: Sequence[int]) -> PlainRow:
-    parts = list[bytes | None]()
-    for length in lengths:
-        if length == _NONE:
-            parts.append(None)
-        else:
-            parts.append(data[start : start + length])
-            start += length
-    table, tenant, namespace, pair_id = ((part or b"").decode() for part in parts[:4])
-    facts, first, second = parts[4:]
-    return PlainRow(table, tenant, namespace, pair_id, facts or b"", first, second)
+    """The record in `data` whose parts begin at `start`; written out, for it is done for each."""
+    table, tenant, namespace, pair_id, facts, first, second = lengths
+    at_tenant = start + table
+    at_namespace = at_tenant + tenant
+    at_pair = at_namespace + namespace
+    at_facts = at_pair + pair_id
+    at_first = at_facts + facts
+    at_second = at_first if first == _NONE else at_first + first
+    return PlainRow(
+        data[start:at_tenant].decode(),
+        data[at_tenant:at_namespace].decode(),
+        data[at_namespace:at_pair].decode(),
+        data[at_pair:at_facts].decode(),
+        data[at_facts:at_first],
+        None if first == _NONE else data[at_first:at_second],
+        None if second == _NONE else data[at_second : at_second + second],
+    )
 
 
 class Decided(NamedTuple):

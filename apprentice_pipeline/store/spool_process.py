@@ -13,6 +13,7 @@ import contextlib
 import gc
 import signal
 import socket
+import struct
 import sys
 from collections.abc import Callable
 
@@ -68,8 +69,8 @@ def serve(descriptor: int, make_reader: Callable[[Config], Reader] | None = None
 
 def _serve(channel: socket.socket, staging: Staging) -> None:
     """Batch after batch until the worker is gone and all it sent is committed."""
-    reader, told = RecordReader(), b""
-    while (data := _received(channel, staging.wait_s)) != b"":
+    incoming, reader, told = _Incoming(channel), RecordReader(), b""
+    while (data := incoming.next(staging.wait_s)) != b"":
         if data is None:
             counts = staging.work()
             told = later_counts(counts) if counts else b""
@@ -86,21 +87,34 @@ def _serve(channel: socket.socket, staging: Staging) -> None:
     staging.rest()
 
 
-def _received(channel: socket.socket, wait_s: float | None) -> bytes | None:
-    """What the worker sent next; None when nothing came in that time; b"" once it is gone, if it
-    was killed with our word unread too."""
-    try:
-        if wait_s == 0:
-            return channel.recv(_READ_BYTES, socket.MSG_DONTWAIT)
-        channel.settimeout(wait_s)
+class _Incoming:
+    """What the worker sends, waited for as long as is due."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._wait_s: float | None = None
+
+    def next(self, wait_s: float | None) -> bytes | None:
+        """What came next; None when nothing did in that time (None: there is no limit); b"" once
+        the worker is gone, if it was killed with our word unread too."""
         try:
-            return channel.recv(_READ_BYTES)
-        finally:
-            channel.settimeout(None)
-    except (BlockingIOError, TimeoutError):
-        return None
-    except OSError:
-        return b""
+            if wait_s == 0:
+                return self._channel.recv(_READ_BYTES, socket.MSG_DONTWAIT)
+            if wait_s != self._wait_s:
+                self._set(wait_s)
+            return self._channel.recv(_READ_BYTES)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
+
+    def _set(self, wait_s: float | None) -> None:
+        """The kernel keeps the time: a timeout of Python's own costs three more calls of it."""
+        seconds = wait_s or 0.0  # 0 is for ever
+        whole = int(seconds)
+        timeout = struct.pack("@ll", whole, int((seconds - whole) * 1e6))
+        self._channel.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
+        self._wait_s = wait_s
 
 
 def _line(channel: socket.socket) -> bytes:

@@ -66,7 +66,7 @@ class Staging:
         if self._taken:
             return 0.0
         if self._rows:
-            return max(COMMIT_S, self._retry_at - time.monotonic())
+            return COMMIT_S
         return REST_S if self._log is not None and not self._log.is_empty else None
 
     def take(self, batch: Sequence[NumberedRow]) -> Written:

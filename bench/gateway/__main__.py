@@ -1,7 +1,7 @@
 """`python -m bench.gateway`: one table, one run, one machine, everything beside everything.
 
 Belongs here: which runs, in which order, and the table. Does not: servers (`contestants`), load
-(`load`). Contestants take turns within each round, so that a busy minute of the machine hits
+(`load`, `wrk`). Contestants take turns within each round, so that a busy minute of the machine hits
 all of them; a figure is the median over the rounds.
 """
 
@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from bench.gateway import contestants
+from bench.gateway import contestants, wrk
 from bench.gateway.contestants import PEERS, Contestant, Start
 from bench.gateway.load import Orders
 from bench.gateway.messages import request
@@ -33,18 +33,19 @@ STEADY_RATE = 1_000.0
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One kind of load. `rate` 0 is a closed loop."""
+    """One kind of load. `rate` 0 is a closed loop; by our own generator, or by wrk."""
 
     connections: int
     streamed: bool
     rate: float = 0.0
+    by_wrk: bool = False
 
     @property
     def name(self) -> str:
         """How the table calls it."""
         kind = "streaming" if self.streamed else "plain"
         load = f"{self.rate:,.0f}/s" if self.rate else f"c={self.connections}"
-        return f"{kind} {load}"
+        return f"{kind} {load}{' wrk' if self.by_wrk else ''}"
 
 
 CASES = (
@@ -52,6 +53,7 @@ CASES = (
     Case(32, False, STEADY_RATE),
     Case(32, True, STEADY_RATE / 2),
 )
+WRK_CASES = tuple(Case(connections, streamed=False, by_wrk=True) for connections in (1, 16, 64))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,10 +79,13 @@ def _measure(
 ) -> dict[str, dict[str, Any]]:
     """Per case and contestant: requests/s, p50 and p99 in ms, time to first byte, failures."""
     runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    cases = (*CASES, *(WRK_CASES if wrk.is_installed() else ()))
     with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("measuring", total=rounds * len(CASES) * len(started))
+        if not wrk.is_installed():
+            progress.print("wrk is not installed: its rows are left out (apt-get install wrk)")
+        task = progress.add_task("measuring", total=rounds * len(cases) * len(started))
         for turn in range(rounds):
-            for case in CASES:
+            for case in cases:
                 for each in started:
                     progress.update(task, description=f"{each.name}, {case.name}", advance=1)
                     if case.rate and each.name.startswith(("Portkey", "LiteLLM")):
@@ -96,6 +101,8 @@ def _measure(
 
 def _run(each: Contestant, case: Case, seconds: float, count: int = 0) -> dict[str, Any]:
     data = request(each.address, each.path, dict(each.headers), streamed=case.streamed)
+    if case.by_wrk:
+        return wrk.run(each.port, data, case.connections, seconds)
     orders = Orders(
         "127.0.0.1", each.port, data.decode(), case.connections, seconds, case.rate, count
     )
