@@ -52,6 +52,14 @@ class Entry(NamedTuple):
     body: bytes
 
 
+class Unread(NamedTuple):
+    """What an entry holds, opened: up to `newest`, with what its tenants took their keys with left
+    out."""
+
+    newest: int
+    rows: list[NumberedRow]
+
+
 class Arrivals:
     """One spool's log, open. Used by one thread of one process at a time."""
 
@@ -170,18 +178,18 @@ def settle(path: Path, limit_s: float = SETTLE_S) -> bool:
     return True
 
 
-def unread_batches(path: Path, vault: Vault, after: int) -> Iterator[list[NumberedRow]]:
+def unread_batches(path: Path, vault: Vault, after: int) -> Iterator[Unread]:
     """What the log of the spool at `path` has above the number `after`, an entry at a time.
 
-    What a tenant took its key with is left out. Raises: KeyMissing, StoreError; CannotOpen when it
-    is not this spool's.
+    Raises: KeyMissing, StoreError; CannotOpen when it is not this spool's.
     """
     with mapping_errors():
         for entry in entries(path):
             if entry.newest <= after:
                 continue
             rows = _opened(vault, path.stem, entry)
-            yield sorted((row for row in rows if row.seq > after), key=lambda each: each.seq)
+            rows = sorted((row for row in rows if row.seq > after), key=lambda each: each.seq)
+            yield Unread(entry.newest, rows)
 
 
 def empty_log(path: Path) -> None:

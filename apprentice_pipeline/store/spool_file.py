@@ -154,32 +154,22 @@ class SpoolFile:
                 raise
         return cls(path, connection)
 
-    def append(self, rows: Sequence[StoredRow]) -> None:
+    def append(self, rows: Sequence[StoredRow], *, until: int = 0) -> None:
         """Commits all rows or none, under numbers above `last_number`.
 
-        Raises: StorageFull, SpoolDamaged, StoreError.
+        Numbers up to `until` that no row has are never used. Raises: StorageFull, SpoolDamaged,
+        StoreError.
         """
-        if len(rows) <= _MOST_A_STATEMENT:  # a statement alone is a transaction
+        skipped = until > (rows[-1].seq if rows else 0)
+        if len(rows) <= _MOST_A_STATEMENT and not skipped:  # a statement alone is a transaction
             with mapping_errors():
                 self._insert(rows)
             return
         with self._write():
             for start in range(0, len(rows), _MOST_A_STATEMENT):
                 self._insert(rows[start : start + _MOST_A_STATEMENT])
-
-    def note(self, number: int) -> None:
-        """`last_number` is this from now on; numbers up to it that no row has are never used.
-
-        Raises: StorageFull, SpoolDamaged, StoreError.
-        """
-        with self._write():
-            noted = self._connection.execute(
-                "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = 'rows'", (number,)
-            )
-            if not noted.rowcount:
-                self._connection.execute(
-                    "INSERT INTO sqlite_sequence VALUES ('rows', ?)", (number,)
-                )
+            if skipped:
+                self._note(until)
 
     def set_patience(self, seconds: float) -> None:
         """How long to wait for a lock that somebody else holds, before it is a StoreError."""
@@ -312,6 +302,13 @@ class SpoolFile:
         if rows:
             values = [value for seq, row in rows for value in (seq, *row)]
             self._connection.execute(_insert(len(rows)), values)
+
+    def _note(self, number: int) -> None:
+        noted = self._connection.execute(
+            "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = 'rows'", (number,)
+        )
+        if not noted.rowcount:
+            self._connection.execute("INSERT INTO sqlite_sequence VALUES ('rows', ?)", (number,))
 
     def _number(self, query: str) -> int:
         with mapping_errors():

@@ -36,6 +36,7 @@ from apprentice_pipeline.store.spool_frames import (
 )
 from apprentice_pipeline.store.spool_writer import MAX_PENDING_ROWS, SpoolWriter
 from apprentice_pipeline.store.staging import Staging
+from apprentice_pipeline.store.unread import UNREAD
 from apprentice_pipeline.store.workspace import Workspace
 
 TENANT = "acme"
@@ -268,6 +269,7 @@ import asyncio, sys, time
 from apprentice_pipeline.settings import load_settings
 from apprentice_pipeline.records import Exchange, Usage
 from apprentice_pipeline.store.spool_client import SpoolClient
+from apprentice_pipeline.store.unread import UNREAD
 from apprentice_pipeline.store.workspace import Workspace
 
 async def main():
@@ -338,6 +340,20 @@ def test_closing_commits_what_waits(
     assert waiting_rows(workspace.home.spool) == 50
     with pytest.raises(StoreError, match="closed"):
         asyncio.run(put_late())
+
+
+def test_what_was_acknowledged_unread_is_counted_before_it_closes(spool: SpoolClient) -> None:
+    """This writer has no reader: whatever is unread counts as lost."""
+    counts: Counter[str] = Counter()
+    spool.on_counts = lambda told: counts.update(told.get((TENANT, "tickets"), {}))
+    rows = [PlainRow(UNREAD, TENANT, "tickets", f"p{at}", b"{}", b"?", b"!") for at in range(300)]
+
+    async def put() -> None:
+        await asyncio.gather(*(spool.put_row(row) for row in rows))
+
+    asyncio.run(put())
+    spool.close()
+    assert counts == {"lost": 300, "at_risk": 300}
 
 
 async def test_telling_of_a_dead_writer_holds_the_event_loop_up_for_nothing(

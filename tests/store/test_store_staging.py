@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -14,20 +14,34 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apprentice_pipeline.errors import StoreError
-from apprentice_pipeline.records import Exchange
+from apprentice_pipeline.reading.calls import Passed
+from apprentice_pipeline.reading.spools import drain_spools
+from apprentice_pipeline.records import Exchange, now_us
+from apprentice_pipeline.store.arrivals import settle
 from apprentice_pipeline.store.drain import drain, waiting_rows
 from apprentice_pipeline.store.erasure import erase
 from apprentice_pipeline.store.sealing import PlainRow, plain_row
 from apprentice_pipeline.store.spool_file import LOG_SUFFIX, SpoolFile, claim
 from apprentice_pipeline.store.spool_frames import NumberedRow
 from apprentice_pipeline.store.spool_writer import SpoolWriter
-from apprentice_pipeline.store.staging import COMMIT_ROWS, MOST_TAKEN, STEP_ROWS, Staging
-from apprentice_pipeline.store.unread import UNREAD, Reading
+from apprentice_pipeline.store.staging import (
+    COMMIT_ROWS,
+    COMMIT_S,
+    MOST_TAKEN,
+    STEP_ROWS,
+    Staging,
+)
+from apprentice_pipeline.store.unread import UNREAD, Counts, Reading, Stream
 from apprentice_pipeline.store.workspace import Workspace
 from apprentice_pipeline.vault import MemoryDataKeys, Vault
 from tests.eventually import eventually
 
 TENANT = "acme"
+OK = (
+    b'{"model": "gpt-4o", "choices": [{"index": 0, "finish_reason": "stop", "message": {"role":'
+    b' "assistant", "content": "yes"}}], "usage": {"prompt_tokens": 9, "completion_tokens": 1}}'
+)
+CALL = ("openai", "chat.completions", "", 1, 200, "whole", True, 1, None, 1.0, "", "")
 POISON = "poison"
 
 
@@ -121,6 +135,27 @@ def test_in_whatever_order_it_works_rests_and_dies_each_record_is_there_once(
     assert place.rows() == names(range(1, newest + 1))
 
 
+def of(tenant: str, record: NumberedRow) -> NumberedRow:
+    return NumberedRow(record.seq, record.row._replace(tenant=tenant))
+
+
+@pytest.mark.parametrize("erased", [(1, 2), (2,), (1,)])
+def test_what_a_tenant_took_its_key_with_holds_no_recovery_up(
+    place: Place, erased: tuple[int, ...]
+) -> None:
+    """An erasure came between the crash and the recovery."""
+    for number in (1, 2):
+        place.staging.take([of("zeta" if number in erased else TENANT, unread(number))])
+    place.staging.take([unread(3), of("zeta", unread(4))])
+    place.die()
+    place.vault.forget("zeta")
+    place.recover()
+    assert place.rows() == [(at, f"pair-{at}") for at in (1, 2, 3) if at not in erased]
+    assert place.path.with_suffix(LOG_SUFFIX).stat().st_size == 0
+    place.begin()
+    assert place.staging.take([unread(5)]).outcome == [None]
+
+
 def test_a_record_handed_over_again_after_a_crash_is_not_doubled(place: Place) -> None:
     """The acknowledgement was lost with the writer."""
     place.staging.take([unread(1), unread(2)])
@@ -189,6 +224,58 @@ def test_a_record_that_cannot_be_read_fails_alone_and_is_counted_as_lost(place: 
     assert place.staging.finish() is None
     with closing(SpoolFile.open(place.path)) as file:
         assert file.last_number() == 4
+
+
+class Sums(dict[str, float]):
+    """What was told of one stream, put together."""
+
+    def add(self, told: Mapping[Stream, Counts]) -> None:
+        for name, value in told.get((TENANT, "tickets"), {}).items():
+            self[name] = self.get(name, 0) + value
+
+
+@pytest.mark.parametrize("by_thread", [False, True])
+def test_what_is_handed_over_again_counts_once(place: Place, *, by_thread: bool) -> None:
+    """Its writer died before it told: the next one finds it in the log, and gets it again."""
+    sums, again = Sums(), [unread(1), unread(2, POISON), unread(3)]
+    place.staging.take(again[:2])
+    place.die()
+    place.begin()
+    if by_thread:
+        sums.add(place.writer.write(again).counts)
+    else:
+        for each in again:
+            sums.add(place.staging.take([each]).counts)
+        sums.add(place.staging.rest())
+    assert sums == {"pairs": 2, "lost": 1, "at_risk": 1}
+    assert [number for number, _ in place.rows()] == [1, 3]
+
+
+def test_what_was_read_counts_once_it_is_committed(place: Place) -> None:
+    """A crash in between has it read again."""
+    sums = Sums()
+    for number in range(1, 4):
+        sums.add(place.staging.take([unread(number, POISON if number == 2 else "pair")]).counts)
+        place.staging.work()
+    place.die()
+    place.begin()
+    sums.add(place.staging.take([unread(4)]).counts)
+    while place.staging.wait_s is not None:
+        sums.add(place.staging.work())
+    assert sums == {"pairs": 3, "lost": 1, "at_risk": 1}
+
+
+def test_a_record_that_cannot_be_read_keeps_no_drain_waiting(place: Place) -> None:
+    place.staging.take([unread(1), unread(2, POISON)])
+    place.staging.work()
+    assert place.staging.wait_s == COMMIT_S
+    place.staging.work()
+    assert settle(place.path, 0)
+    place.staging.take([unread(3, POISON)])
+    place.staging.work()
+    assert place.staging.wait_s == COMMIT_S
+    place.staging.work()
+    assert settle(place.path, 0)
 
 
 def test_what_is_never_kept_is_in_no_log(tmp_path: Path) -> None:
@@ -268,6 +355,27 @@ def test_a_drain_reads_what_a_dead_worker_had_taken_in(
     assert (report.rows, report.failed, report.removed) == (3, 0, 1)
     assert list(workspace.home.spool.iterdir()) == []
     assert kept(workspace) == 3
+
+
+def test_what_a_dead_worker_had_taken_in_is_counted(workspace: Workspace) -> None:
+    spool_id, lock = claim(workspace.home.spool)
+    made = Place(workspace.home.spool / f"{spool_id}.db", workspace.vault)
+    asked = b'{"model": "gpt-4o", "messages": [{"role": "user", "content": "?"}]}'
+    call = Passed("good", TENANT, "tickets", asked, OK, *CALL)
+    made.staging.take([NumberedRow(1, call.row()), unread(2, POISON)])
+    made.die()
+    lock.release()
+    assert drain_spools(workspace).rows == 1
+    assert drain_spools(workspace).rows == 0
+    counted = workspace.state.counters(TENANT, "tickets")
+    assert {name: counted[name] for name in ("pairs", "lost", "at_risk")} == {
+        "pairs": 1,
+        "lost": 1,
+        "at_risk": 1,
+    }
+    assert counted["cost_usd"] > 0
+    spent = workspace.state.spent(TENANT, "tickets", now_us=now_us(), count_passthrough=True)
+    assert float(spent.spent["day"]) == pytest.approx(counted["cost_usd"])
 
 
 def test_a_log_whose_spool_is_gone_is_read_once_all_the_same(
