@@ -79,8 +79,8 @@ class Arrivals:
         log = path.with_suffix(LOG_SUFFIX)
         with mapping_errors():
             make_private(log)
-            descriptor = os.open(log, os.O_RDWR | os.O_CLOEXEC)
             _sync_folder(log.parent)
+            descriptor = os.open(log, os.O_RDWR | os.O_CLOEXEC)
         return cls(path, vault, descriptor)
 
     @property
@@ -88,8 +88,15 @@ class Arrivals:
         """Whether there is nothing in it, not even what has become rows."""
         return os.fstat(self._descriptor).st_size == 0
 
+    @property
+    def is_deleted(self) -> bool:
+        """Whether the file is gone: nobody will find what is appended to it."""
+        return os.fstat(self._descriptor).st_nlink == 0
+
     def append(self, batch: Sequence[NumberedRow]) -> bool:
-        """Makes a batch durable; False where it has no room, or cannot be written just now.
+        """Makes a batch durable; False where it has no room, or cannot be written just now, or
+        the log is not what it was: then what stands in it is to be made rows of, and it to be
+        begun anew.
 
         Numbers rise from call to call. Raises: VaultError, and StoreError from the key store.
         """
@@ -100,10 +107,15 @@ class Arrivals:
             return False
         try:
             with _alone(self._descriptor):
-                if os.fstat(self._descriptor).st_size < self._at:  # an erasure has emptied it
-                    self._at = 0
-                _write(self._descriptor, entry, self._at)
-                self._sync()
+                found = os.fstat(self._descriptor)
+                if found.st_size < self._at or not found.st_nlink:  # by an erasure, or by hand
+                    return False
+                try:
+                    _write(self._descriptor, entry, self._at)
+                    self._sync()
+                except OSError:  # not told as stored: then it should not come back either
+                    os.ftruncate(self._descriptor, self._at)
+                    raise
         except OSError:
             return False
         self._at += len(entry)
@@ -201,13 +213,13 @@ def empty_log(path: Path) -> None:
     with mapping_errors(), contextlib.suppress(FileNotFoundError):
         descriptor = os.open(path.with_suffix(LOG_SUFFIX), os.O_RDWR | os.O_CLOEXEC)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if not settle(path):
+            if not _becomes_ours(descriptor) or not settle(path):
                 raise StoreError(
                     "a spool's writer does not get on with what has arrived",
                     remedy="look whether the disk under APPRENTICE_HOME is slow, then do it again",
                 )
             os.ftruncate(descriptor, 0)
+            os.fsync(descriptor)  # a crash of the machine does not bring it back
         finally:
             os.close(descriptor)
 
@@ -263,6 +275,20 @@ def _alone(descriptor: int) -> Iterator[None]:
         yield
     finally:
         fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+def _becomes_ours(descriptor: int) -> bool:
+    """Waits for `_alone`'s lock; False where whoever has it does not let go."""
+    limit = time.monotonic() + SETTLE_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > limit:
+                return False
+            time.sleep(_LOOK_AGAIN_S)
+        else:
+            return True
 
 
 def _sync_folder(folder: Path) -> None:

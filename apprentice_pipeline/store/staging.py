@@ -82,7 +82,10 @@ class Staging:
         if failure is not None:  # later rows before these would make these pass for stored
             return Written([failure] * len(batch), self._told())
         if self._log is not None:
-            self._log.restart()
+            if self._log.is_deleted:
+                self.close()
+            else:
+                self._log.restart()
             if self._append(batch):
                 return self._took(batch)
         written = self._writer.write(batch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import resource
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apprentice_pipeline.errors import CannotOpen, KeyMissing
+from apprentice_pipeline.errors import CannotOpen, KeyMissing, StoreError
 from apprentice_pipeline.records import Exchange
 from apprentice_pipeline.store import arrivals
 from apprentice_pipeline.store.arrivals import (
@@ -174,5 +175,52 @@ def test_while_an_erasure_has_the_log_nothing_is_appended_and_then_it_begins_ane
         file.append([], until=1)  # its row is in the spool
     empty_log(path)
     assert path.with_suffix(LOG_SUFFIX).stat().st_size == 0
+    assert not log.append([row(2)])
+    log.restart()
     assert log.append([row(2)])
     assert found_after(path, vault, 0) == [[row(2)]]
+
+
+def test_a_log_cut_short_or_deleted_under_its_writer_takes_nothing_as_if_it_were_whole(
+    path: Path, vault: Vault, log: Arrivals
+) -> None:
+    """What it lost may be no row yet: its writer makes sure of that first."""
+    assert log.append([row(1)])
+    assert log.append([row(2)])
+    file = path.with_suffix(LOG_SUFFIX)
+    os.truncate(file, file.stat().st_size // 2)
+    assert not log.append([row(3)])
+    log.restart()
+    assert log.append([row(3)])
+    assert not log.is_deleted
+    file.unlink()
+    assert not log.append([row(4)])
+    assert log.is_deleted
+
+
+def test_what_could_not_be_written_whole_leaves_nothing_behind(
+    path: Path, vault: Vault, log: Arrivals
+) -> None:
+    """Whoever waits for it is told that it failed."""
+    assert log.append([row(1)])
+    size = path.with_suffix(LOG_SUFFIX).stat().st_size
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 1_000, limits[1]))
+    try:
+        assert not log.append([row(2, size=5_000)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.with_suffix(LOG_SUFFIX).stat().st_size == size
+    assert log.append([row(3)])
+    assert found_after(path, vault, 0) == [[row(1)], [row(3)]]
+
+
+def test_a_log_that_somebody_keeps_to_himself_is_an_error_and_no_wait_without_end(
+    path: Path, log: Arrivals
+) -> None:
+    """As a writer does that is stopped in the middle of a write."""
+    assert log.append([row(1)])
+    with path.with_suffix(LOG_SUFFIX).open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(StoreError, match="does not get on"):
+            empty_log(path)

@@ -156,6 +156,17 @@ def test_what_a_tenant_took_its_key_with_holds_no_recovery_up(
     assert place.staging.take([unread(5)]).outcome == [None]
 
 
+def test_a_log_that_was_deleted_under_its_writer_is_made_anew(place: Place) -> None:
+    place.staging.take([unread(1)])
+    place.path.with_suffix(LOG_SUFFIX).unlink()
+    assert place.staging.take([unread(2)]).outcome == [None]
+    assert place.staging.take([unread(3)]).outcome == [None]
+    assert place.path.with_suffix(LOG_SUFFIX).stat().st_size > 0
+    place.die()
+    place.recover()
+    assert place.rows() == names(range(1, 4))
+
+
 def test_a_record_handed_over_again_after_a_crash_is_not_doubled(place: Place) -> None:
     """The acknowledgement was lost with the writer."""
     place.staging.take([unread(1), unread(2)])
