@@ -16,7 +16,7 @@ import contextlib
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,7 @@ from apprentice_pipeline.store.spool_writer import (
     MAX_PENDING_ROWS,
     SpoolWriter,
 )
-from apprentice_pipeline.store.unread import OnCounts, Reader, no_reader
+from apprentice_pipeline.store.unread import Counts, OnCounts, Reader, Stream, no_reader
 from apprentice_pipeline.vault import Vault
 
 T = TypeVar("T")
@@ -104,6 +104,8 @@ class Spool:
         self._pending_rows = 0
         self._pending_bytes = 0
         self._closing = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """Where it is told what was recovered; None: where that is done."""
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="spool-writer", daemon=True)
 
@@ -134,15 +136,17 @@ class Spool:
         numbers: Iterator[int],
         read: Reader,
         on_counts: OnCounts,
+        loop: asyncio.AbstractEventLoop | None,
     ) -> Spool:
         """The spool of another writer that died, and what waited for it, in order.
 
-        What that writer had committed already is not committed again. `numbers`: those that it
-        gave to no record; one given twice would make the second record pass for the first.
-        `on_counts` is told on the event loop of those who wait.
+        What that writer had committed already is not committed again; what it had only taken in
+        is made rows of at once. `numbers`: those that it gave to no record; one given twice would
+        make the second record pass for the first. `on_counts` is told on `loop`.
         """
         spool = cls(folder, vault, spool_id, lock, read)
         spool.on_counts = on_counts
+        spool._loop = loop
         spool._queue.extend(waiting)
         spool._pending_rows = len(spool._queue)
         spool._pending_bytes = sum(each.size for each in spool._queue)
@@ -231,15 +235,32 @@ class Spool:
                 self._changed.notify()
 
     def _run(self) -> None:
+        self._recover()
         while batch := self._next_batch():
             outcome, counts = self._write([waiting.numbered for waiting in batch])
             with self._changed:
                 self._pending_rows -= len(batch)
                 self._pending_bytes -= sum(each.size for each in batch)
                 self.failed += sum(error is not None for error in outcome)
-            if counts:
-                _call(batch[0].loop, self.on_counts, counts)
+            self._tell(counts, batch[0].loop)
             _wake(batch, outcome)
+
+    def _recover(self) -> None:
+        """Of what a writer before had only taken in; where that fails, the next record's commit
+        tries again."""
+        with contextlib.suppress(ApprenticeError):
+            try:
+                self._file_writer.recover()
+            except SpoolDamaged:
+                self._begin_anew()
+        self._tell(self._file_writer.recovered(), self._loop)
+
+    def _tell(
+        self, counts: Mapping[Stream, Counts], loop: asyncio.AbstractEventLoop | None
+    ) -> None:
+        if counts:  # where the loop is closed, whoever counts waits for this thread's end
+            over = loop is None or loop.is_closed()
+            _call(None if over else loop, self.on_counts, counts)
 
     def _next_batch(self) -> list[Waiting]:
         """Everything that waits, up to one commit's worth; empty once closed and done."""
@@ -264,12 +285,13 @@ class Spool:
 
         Never a new file under an old id: its rows would have numbers that the lake passes over.
         """
-        self.damaged += 1
         if (old := self._folder / f"{self.spool_id}.db").exists():
             set_aside(old)
+        spool_id, lock = claim(self._folder)
         self._lock.release(remove=True)
-        self.spool_id, self._lock = claim(self._folder)
-        self._file_writer = self._writer_of(self.spool_id)
+        self.spool_id, self._lock = spool_id, lock
+        self._file_writer = self._writer_of(spool_id)
+        self.damaged += 1
         self._file_writer.create()
 
     def _writer_of(self, spool_id: str) -> SpoolWriter:

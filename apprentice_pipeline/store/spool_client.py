@@ -315,6 +315,7 @@ class SpoolClient:
             self._numbers,
             self._reader,
             self.on_counts,
+            self._loop,
         )
         self._waiting.clear()
         self._pending_bytes = 0

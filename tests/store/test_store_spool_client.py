@@ -20,9 +20,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apprentice_pipeline.errors import CannotOpen, StorageFull, StoreError
+from apprentice_pipeline.reading.spools import drain_spools
 from apprentice_pipeline.records import Exchange
 from apprentice_pipeline.store import spool_process
+from apprentice_pipeline.store.arrivals import settle
 from apprentice_pipeline.store.drain import drain, waiting_rows
+from apprentice_pipeline.store.erasure import erase
 from apprentice_pipeline.store.sealing import PlainRow, plain_row
 from apprentice_pipeline.store.spool_client import PROGRAM, SpoolClient
 from apprentice_pipeline.store.spool_file import Lock, claim
@@ -183,6 +186,47 @@ async def test_closing_at_any_moment_of_a_return_keeps_what_waits(
     assert coming is None or coming.process.poll() is not None
     assert len(stored(workspace)) == 30
     assert not list(workspace.home.spool.iterdir())
+
+
+async def test_what_a_dead_writer_had_taken_in_does_not_wait_for_the_next_record(
+    spool: SpoolClient, workspace: Workspace, exchange: Callable[..., Exchange], lost: list[str]
+) -> None:
+    """It was kept from making rows of it, and no call comes any more."""
+    assert spool.writer_pid is not None
+    records = [exchange(number) for number in range(3)]
+    await spool.commit(records[0], tenant=TENANT)
+    await until(lambda: settle(workspace.home.spool / f"{spool.spool_id}.db", 0))
+    blocker = sqlite3.connect(
+        workspace.home.spool / f"{spool.spool_id}.db", isolation_level=None, timeout=60
+    )
+    blocker.execute("BEGIN IMMEDIATE")
+    for record in records[1:]:
+        await spool.commit(record, tenant=TENANT)
+    os.kill(spool.writer_pid, signal.SIGKILL)
+    await until(lambda: lost)
+    blocker.execute("ROLLBACK")
+    blocker.close()
+    await until(lambda: spool.writer_pid)
+    report = await asyncio.to_thread(
+        erase, workspace, TENANT, namespace=records[0].namespace, now_us=1 << 60
+    )
+    assert report.spool_rows == 3
+
+
+async def test_what_stood_in_the_log_of_a_spool_that_somebody_deleted_is_kept_at_once(
+    spool: SpoolClient, workspace: Workspace, exchange: Callable[..., Exchange]
+) -> None:
+    """Its writer finds out when it makes rows of it."""
+    record = exchange()
+    path = workspace.home.spool / f"{spool.spool_id}.db"
+    blocker = sqlite3.connect(path, isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    await spool.commit(record, tenant=TENANT)
+    path.unlink()
+    blocker.close()
+    await until(lambda: f"{spool.spool_id}.db" != path.name and spool.writer_pid)
+    assert drain_spools(workspace).failed == 0
+    assert stored(workspace) == [record.pair_id]
 
 
 async def test_a_writer_that_does_not_come_up_is_tried_again_while_the_thread_writes(
