@@ -358,16 +358,16 @@ def claim(folder: Path) -> tuple[str, Lock]:
 
 
 def set_aside(path: Path) -> Path:
-    """Renames a damaged spool file, with its journal, out of the way; returns its new name."""
+    """Renames a damaged spool file, with its journal, out of the way; returns its new name.
+
+    What its log holds can still be read, and stays (`recovery.revive`).
+    """
     aside = path.with_name(f"{path.name}.damaged-{time.time_ns() // 1_000_000}")
     with mapping_errors():
         for suffix in ("-wal", "-shm", ""):
             source = path.with_name(path.name + suffix)
             if source.exists():
                 source.rename(aside.with_name(aside.name + suffix))
-        log = path.with_suffix(LOG_SUFFIX)
-        if log.exists():
-            log.rename(aside.with_name(aside.name + LOG_SUFFIX))
     return aside
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 import threading
 import time
@@ -15,12 +16,13 @@ from hypothesis import strategies as st
 
 from apprentice_pipeline.errors import StoreError
 from apprentice_pipeline.reading.calls import Passed
-from apprentice_pipeline.reading.spools import drain_spools
+from apprentice_pipeline.reading.spools import drain_spools, recoverer
 from apprentice_pipeline.records import Exchange, now_us
 from apprentice_pipeline.store.arrivals import settle
-from apprentice_pipeline.store.drain import drain, waiting_rows
+from apprentice_pipeline.store.drain import DrainReport, drain, waiting_rows
 from apprentice_pipeline.store.erasure import erase
 from apprentice_pipeline.store.sealing import PlainRow, plain_row
+from apprentice_pipeline.store.spool import Spool
 from apprentice_pipeline.store.spool_file import LOG_SUFFIX, SpoolFile, claim
 from apprentice_pipeline.store.spool_frames import NumberedRow
 from apprentice_pipeline.store.spool_writer import SpoolWriter
@@ -409,6 +411,73 @@ def test_a_log_whose_spool_is_gone_is_read_once_all_the_same(
     assert (report.rows, report.failed, report.removed) == (1, 0, 1)
     assert kept(workspace) == 3
     assert list(workspace.home.spool.iterdir()) == []
+
+
+def damaged(workspace: Workspace, taken: Place) -> None:
+    """The worker is dead; of its spool only the log is sound."""
+    taken.die()
+    taken.path.write_bytes(b"\x99" * 8_192)
+    for suffix in ("-wal", "-shm"):
+        taken.path.with_name(taken.path.name + suffix).unlink(missing_ok=True)
+
+
+def test_the_log_of_a_damaged_spool_is_read_all_the_same(
+    workspace: Workspace, exchange: Callable[..., Exchange]
+) -> None:
+    spool_id, lock = claim(workspace.home.spool)
+    made = Place(workspace.home.spool / f"{spool_id}.db", workspace.vault)
+    made.staging.take([NumberedRow(at, plain_row(exchange(at), TENANT)) for at in (1, 2, 3)])
+    damaged(workspace, made)
+    lock.release()
+    assert drain_spools(workspace).damaged == 1
+    report = drain_spools(workspace)
+    assert (report.rows, report.failed, report.removed) == (3, 0, 1)
+    assert kept(workspace) == 3
+    assert drain_spools(workspace) == DrainReport()
+    assert len(list(workspace.home.spool.iterdir())) == 1  # the damaged file
+
+
+def test_what_a_writer_had_taken_in_survives_the_damage_that_it_finds(
+    workspace: Workspace, exchange: Callable[..., Exchange]
+) -> None:
+    """Its worker begins another spool, and goes on."""
+    spool_id, lock = claim(workspace.home.spool)
+    made = Place(workspace.home.spool / f"{spool_id}.db", workspace.vault)
+    made.staging.take([NumberedRow(at, plain_row(exchange(at), TENANT)) for at in (1, 2, 3)])
+    damaged(workspace, made)
+    thread = Spool.resume(
+        workspace.home.spool,
+        workspace.vault,
+        spool_id,
+        lock,
+        [],
+        itertools.count(4),
+        read,
+        lambda _: None,
+        None,
+    )
+    thread.put(exchange(4), tenant=TENANT).result(60)
+    thread.close()
+    report = drain_spools(workspace)
+    assert (report.rows, report.failed) == (4, 0)
+    assert kept(workspace) == 4
+
+
+def test_what_is_erased_is_in_no_log_whose_spool_is_gone(
+    workspace: Workspace, exchange: Callable[..., Exchange]
+) -> None:
+    spool_id, lock = claim(workspace.home.spool)
+    made = Place(workspace.home.spool / f"{spool_id}.db", workspace.vault)
+    made.staging.take([NumberedRow(at, plain_row(exchange(at), TENANT)) for at in (1, 2, 3)])
+    made.die()
+    lock.release()
+    for suffix in ("", "-wal", "-shm"):
+        made.path.with_name(made.path.name + suffix).unlink(missing_ok=True)
+    report = erase(
+        workspace, TENANT, namespace="tickets", now_us=1 << 60, recover=recoverer(workspace)
+    )
+    assert report.spool_rows == 3
+    assert made.path.with_suffix(LOG_SUFFIX).stat().st_size == 0
 
 
 def test_what_is_erased_is_in_no_log_either(workspace: Workspace, taken: Place) -> None:
