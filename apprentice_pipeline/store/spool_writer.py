@@ -121,7 +121,7 @@ class SpoolWriter:
     def sealed(self, batch: Sequence[NumberedRow]) -> tuple[list[StoredRow], Written]:
         """Reads what is unread and seals: the rows of those that did not fail, and that no log
         brought already."""
-        self._refresh_keys({each.row.tenant for each in batch})
+        self.refresh_keys(batch)
         sealed: list[StoredRow] = []
         written = Written([], {})
         for each in batch:
@@ -178,22 +178,22 @@ class SpoolWriter:
         told, self._recovered = self._recovered, {}
         return told
 
-    def close(self) -> None:
-        """Lets go of the file. Safe twice."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-    def _refresh_keys(self, tenants: set[str]) -> None:
-        """Has keys looked up again that were not for a while."""
+    def refresh_keys(self, batch: Sequence[NumberedRow]) -> None:
+        """Has keys looked up again that were not for a while: before anything is sealed."""
         now, due = time.monotonic(), set[str]()
-        for tenant in tenants:
+        for tenant in {each.row.tenant for each in batch}:
             seen = self._key_seen.setdefault(tenant, now)
             if now - seen >= KEY_REFRESH_S:
                 self._key_seen[tenant] = now
                 due.add(tenant)
         if due:
             self._refreshing.add(due)
+
+    def close(self) -> None:
+        """Lets go of the file. Safe twice."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def _opened(self) -> SpoolFile:
         """The file, opened again after a failure; what went to an unlinked one would be lost."""

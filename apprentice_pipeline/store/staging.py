@@ -141,6 +141,7 @@ class Staging:
                 self._writer.recover()
                 _add_all(self._untold, self._writer.recovered())
                 self._log = Arrivals.open(self._path, self._vault)
+            self._writer.refresh_keys(batch)
             return self._log.append(batch)
         except SpoolDamaged:
             raise

@@ -25,7 +25,7 @@ from apprentice_pipeline.store.sealing import PlainRow, plain_row
 from apprentice_pipeline.store.spool import Spool
 from apprentice_pipeline.store.spool_file import LOG_SUFFIX, SpoolFile, claim
 from apprentice_pipeline.store.spool_frames import NumberedRow
-from apprentice_pipeline.store.spool_writer import SpoolWriter
+from apprentice_pipeline.store.spool_writer import KEY_REFRESH_S, SpoolWriter
 from apprentice_pipeline.store.staging import (
     COMMIT_ROWS,
     COMMIT_S,
@@ -167,6 +167,23 @@ def test_a_log_that_was_deleted_under_its_writer_is_made_anew(place: Place) -> N
     place.die()
     place.recover()
     assert place.rows() == names(range(1, 4))
+
+
+def test_what_comes_long_after_an_erasure_is_not_in_the_log_under_the_erased_key(
+    tmp_path: Path,
+) -> None:
+    """Another process erased the tenant; this one had nothing of the tenant's to seal since."""
+    keys = MemoryDataKeys()
+    place = Place(tmp_path / "5f.db", Vault(bytes(32), keys))
+    place.staging.take([unread(1)])
+    place.staging.rest()
+    Vault(bytes(32), keys).forget(TENANT)
+    time.sleep(KEY_REFRESH_S + 0.1)
+    assert place.staging.take([unread(2)]).outcome == [None]
+    place.die()
+    place.vault = Vault(bytes(32), keys)
+    place.recover()
+    assert place.rows() == names(range(1, 3))
 
 
 def test_a_record_handed_over_again_after_a_crash_is_not_doubled(place: Place) -> None:
