@@ -234,6 +234,7 @@ class SpoolClient:
         except BlockingIOError:
             sent = 0
         except OSError:
+            self._receive()  # what it said last
             self._lose_writer()
             return
         self._unsent = self._unsent[sent:]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import select
 import signal
 import socket
 import sqlite3
@@ -13,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -398,6 +399,25 @@ def test_what_was_acknowledged_unread_is_counted_before_it_closes(spool: SpoolCl
     asyncio.run(put())
     spool.close()
     assert counts == {"lost": 300, "at_risk": 300}
+
+
+async def test_what_a_writer_told_before_it_died_is_heard_though_its_end_was_noticed_in_sending(
+    spool: SpoolClient,
+) -> None:
+    """The loop had no time to read in between. This writer counts what it cannot read as lost."""
+    counts: Counter[str] = Counter()
+    spool.on_counts = lambda told: counts.update(told.get((TENANT, "tickets"), {}))
+    await spool.put_row(PlainRow(UNREAD, TENANT, "tickets", "p1", b"{}", b"?", b"!"))  # type: ignore[misc]
+    assert spool._channel is not None
+    assert select.select([spool._channel], [], [], 60)[0]
+    assert not counts
+    spool._writer.kill()
+    spool._writer.wait()
+    waiter = spool.put_row(PlainRow(UNREAD, TENANT, "tickets", "p2", b"{}", b"?", b"!"))
+    spool._send()
+    with pytest.raises(StoreError):
+        await asyncio.wait_for(cast(Any, waiter), 60)
+    assert counts == {"lost": 1, "at_risk": 1}
 
 
 async def test_telling_of_a_dead_writer_holds_the_event_loop_up_for_nothing(
