@@ -18,7 +18,7 @@ from apprentice_pipeline.errors import StoreError
 from apprentice_pipeline.reading.calls import Passed
 from apprentice_pipeline.reading.spools import drain_spools, recoverer
 from apprentice_pipeline.records import Exchange, now_us
-from apprentice_pipeline.store.arrivals import settle
+from apprentice_pipeline.store.arrivals import empty_log, settle
 from apprentice_pipeline.store.drain import DrainReport, drain, waiting_rows
 from apprentice_pipeline.store.erasure import erase
 from apprentice_pipeline.store.sealing import PlainRow, plain_row
@@ -279,6 +279,60 @@ def test_what_is_handed_over_again_counts_once(place: Place, *, by_thread: bool)
         sums.add(place.staging.rest())
     assert sums == {"pairs": 2, "lost": 1, "at_risk": 1}
     assert [number for number, _ in place.rows()] == [1, 3]
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    steps=st.lists(
+        st.sampled_from(["take", "take", "work", "rest", "die", "again", "erasure", "delete"]),
+        max_size=40,
+    ),
+    sizes=st.lists(st.integers(1, 30), min_size=40, max_size=40),
+)
+def test_whatever_happens_no_record_counts_twice_and_without_a_crash_each_counts(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[str], sizes: list[int]
+) -> None:
+    """Every seventh cannot be read. `again`: a crash with the last acknowledgement unread, and so
+    all that was told after it; its batch is handed over again."""
+    folder = tmp_path_factory.mktemp("place")
+    place = Place(folder / "5f.db", Vault(bytes(32), MemoryDataKeys()))
+    log = place.path.with_suffix(LOG_SUFFIX)
+    sums, batch, newest, crashed = Sums(), list[NumberedRow](), 0, False
+    before = Sums()
+    for step, size in zip(steps, sizes, strict=False):
+        if step in ("die", "again"):
+            place.die()
+            place.begin()
+            crashed = True
+        if step == "take":
+            numbers = range(newest + 1, newest + size + 1)
+            batch = [unread(at, "pair" if at % 7 else POISON) for at in numbers]
+            newest += size
+            before = Sums(sums)
+        elif step == "again":
+            sums = Sums(before)
+        if step == "take" or (step == "again" and batch):
+            sums.add(place.staging.take(batch).counts)
+        elif step == "work":
+            sums.add(place.staging.work())
+        elif step == "rest":
+            sums.add(place.staging.rest())
+        elif step == "erasure" and settle(place.path, 0):
+            empty_log(place.path)
+        elif step == "delete" and place.staging.wait_s is not None:
+            place.staging.finish()
+            log.unlink(missing_ok=True)
+    sums.add(place.staging.rest())
+    place.die()
+    with closing(SpoolWriter(place.path, place.vault, read)) as writer:
+        writer.recover()
+        sums.add(writer.recovered())
+    good = [number for number in range(1, newest + 1) if number % 7]
+    assert [number for number, _ in place.rows()] == good
+    told = {name: int(sums.get(name, 0)) for name in ("pairs", "lost", "at_risk")}
+    wanted = {"pairs": len(good), "lost": newest - len(good), "at_risk": newest - len(good)}
+    assert all(told[name] <= wanted[name] for name in wanted)
+    assert crashed or told == wanted
 
 
 def test_what_was_read_counts_once_it_is_committed(place: Place) -> None:
