@@ -160,12 +160,17 @@ def _drain_file(
         on_step("locked")
         try:
             transfer = partial(_Transfer, path.stem, lake, erased_of, on_step)
-            orphaned = owner_lock is not None
-            damage = _make_rows(path, recover, orphaned=orphaned)
+            orphaned, failed = owner_lock is not None, DrainReport()
+            damage: tuple[DrainReport, bool] | None = None
+            try:
+                damage = _make_rows(path, recover, orphaned=orphaned)
+            except (StoreError, VaultError) as error:  # its log stays, what are rows goes on
+                orphaned, failed = False, DrainReport(failed=1, error=error.message)
             on_step("recovered")
             report, removed = damage or _drain_locked(
                 path, transfer, max_rows, on_step, orphaned=orphaned
             )
+            report = failed + report
         finally:
             if owner_lock is not None:
                 owner_lock.release(remove=removed)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from apprentice_pipeline.errors import ApprenticeError, StoreError
+from apprentice_pipeline.errors import ApprenticeError, StoreError, VaultError
 from apprentice_pipeline.store.sealing import PlainRow, Record, plain_row
 from apprentice_pipeline.store.spool_file import Lock, SpoolDamaged, claim, set_aside
 from apprentice_pipeline.store.spool_frames import NumberedRow, Written
@@ -253,6 +253,8 @@ class Spool:
                 self._file_writer.recover()
             except SpoolDamaged:
                 self._begin_anew()
+            except VaultError:  # it may never open: drains try on, and tell
+                self._begin_anew(is_sound=True)
         self._tell(self._file_writer.recovered(), self._loop)
 
     def _tell(
@@ -280,18 +282,19 @@ class Spool:
         except ApprenticeError as error:
             return Written([error] * len(batch), {})
 
-    def _begin_anew(self) -> None:
-        """A new file under a new id; a damaged one is set aside.
+    def _begin_anew(self, *, is_sound: bool = False) -> None:
+        """A new file under a new id; a damaged one is set aside, a sound one left to drains.
 
         Never a new file under an old id: its rows would have numbers that the lake passes over.
         """
-        if (old := self._folder / f"{self.spool_id}.db").exists():
+        old = self._folder / f"{self.spool_id}.db"
+        if not is_sound and old.exists():
             set_aside(old)
         spool_id, lock = claim(self._folder)
         self._lock.release(remove=True)
         self.spool_id, self._lock = spool_id, lock
         self._file_writer = self._writer_of(spool_id)
-        self.damaged += 1
+        self.damaged += not is_sound
         self._file_writer.create()
 
     def _writer_of(self, spool_id: str) -> SpoolWriter:

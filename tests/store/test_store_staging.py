@@ -18,12 +18,12 @@ from apprentice_pipeline.errors import StoreError
 from apprentice_pipeline.reading.calls import Passed
 from apprentice_pipeline.reading.spools import drain_spools, recoverer
 from apprentice_pipeline.records import Exchange, now_us
-from apprentice_pipeline.store.arrivals import empty_log, settle
+from apprentice_pipeline.store.arrivals import empty_log, settle, unread_batches
 from apprentice_pipeline.store.drain import DrainReport, drain, waiting_rows
 from apprentice_pipeline.store.erasure import erase
 from apprentice_pipeline.store.sealing import PlainRow, plain_row
 from apprentice_pipeline.store.spool import Spool
-from apprentice_pipeline.store.spool_file import LOG_SUFFIX, SpoolFile, claim
+from apprentice_pipeline.store.spool_file import LOG_SUFFIX, Lock, SpoolFile, claim
 from apprentice_pipeline.store.spool_frames import NumberedRow
 from apprentice_pipeline.store.spool_writer import KEY_REFRESH_S, SpoolWriter
 from apprentice_pipeline.store.staging import (
@@ -508,6 +508,22 @@ def test_the_log_of_a_damaged_spool_is_read_all_the_same(
     assert len(list(workspace.home.spool.iterdir())) == 1  # the damaged file
 
 
+def resumed(workspace: Workspace, spool_id: str, lock: Lock) -> Spool:
+    """The thread of a worker whose writer died."""
+    numbers = itertools.count(4)
+    return Spool.resume(
+        workspace.home.spool,
+        workspace.vault,
+        spool_id,
+        lock,
+        [],
+        numbers,
+        read,
+        lambda _: None,
+        None,
+    )
+
+
 def test_what_a_writer_had_taken_in_survives_the_damage_that_it_finds(
     workspace: Workspace, exchange: Callable[..., Exchange]
 ) -> None:
@@ -516,22 +532,46 @@ def test_what_a_writer_had_taken_in_survives_the_damage_that_it_finds(
     made = Place(workspace.home.spool / f"{spool_id}.db", workspace.vault)
     made.staging.take([NumberedRow(at, plain_row(exchange(at), TENANT)) for at in (1, 2, 3)])
     damaged(workspace, made)
-    thread = Spool.resume(
-        workspace.home.spool,
-        workspace.vault,
-        spool_id,
-        lock,
-        [],
-        itertools.count(4),
-        read,
-        lambda _: None,
-        None,
-    )
+    thread = resumed(workspace, spool_id, lock)
     thread.put(exchange(4), tenant=TENANT).result(60)
     thread.close()
     report = drain_spools(workspace)
     assert (report.rows, report.failed) == (4, 0)
     assert kept(workspace) == 4
+
+
+def test_a_log_that_cannot_be_read_now_keeps_no_row_of_its_spool_from_the_lake(
+    workspace: Workspace, exchange: Callable[..., Exchange]
+) -> None:
+    spool_id, lock = claim(workspace.home.spool)
+    made = Place(workspace.home.spool / f"{spool_id}.db", workspace.vault)
+    made.staging.take([NumberedRow(at, plain_row(exchange(at), TENANT)) for at in (1, 2)])
+    made.staging.rest()
+    made.staging.take([NumberedRow(3, plain_row(exchange(3), TENANT))])
+    made.die()
+    lock.release()
+    report = drain(workspace.home.spool, workspace.lake)
+    assert (report.rows, report.failed, report.removed) == (2, 1, 0)
+    assert drain_spools(workspace).rows == 1
+    assert kept(workspace) == 3
+
+
+def test_a_log_that_does_not_open_holds_no_later_record_up(
+    workspace: Workspace, exchange: Callable[..., Exchange]
+) -> None:
+    """The state database is not the one its key is in: the log waits for that one."""
+    spool_id, lock = claim(workspace.home.spool)
+    other = Vault(bytes(32), MemoryDataKeys())
+    made = Place(workspace.home.spool / f"{spool_id}.db", other)
+    made.staging.take([NumberedRow(1, plain_row(exchange(1), TENANT))])
+    made.die()
+    thread = resumed(workspace, spool_id, lock)
+    thread.put(exchange(2), tenant=TENANT).result(60)
+    thread.close()
+    report = drain_spools(workspace)
+    assert (report.rows, report.failed, report.damaged) == (1, 1, 0)
+    assert "does not open" in report.error
+    assert len(list(unread_batches(made.path, other, 0))) == 1
 
 
 def test_what_is_erased_is_in_no_log_whose_spool_is_gone(
