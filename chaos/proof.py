@@ -137,7 +137,7 @@ def gather(workspace: Workspace, tenant: str) -> Remains:
 
 
 def _is_database(file: Path) -> bool:
-    return not file.name.endswith(("-wal", "-shm", ".arrivals"))
+    return not file.name.endswith(("-wal", "-shm"))
 
 
 def _kept(workspace: Workspace, tenant: str, row: dict[str, object]) -> Kept:

@@ -144,6 +144,10 @@ class GatewayApp:
         if self._observer is not None:
             await asyncio.to_thread(self._observer.close)
 
+    def write_counts(self) -> None:
+        """Those that came after `stop`, with the spool's end."""
+        self._tally.flush()
+
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:
             message = await receive()

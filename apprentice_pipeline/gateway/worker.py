@@ -84,6 +84,7 @@ class _Parts:
     def close(self) -> None:
         """The spool's records are committed first."""
         self.spool.close()
+        self.app.write_counts()
         self.workspace.close()
 
 

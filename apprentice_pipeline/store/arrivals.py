@@ -22,7 +22,7 @@ import os
 import struct
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -52,6 +52,14 @@ class Entry(NamedTuple):
     body: bytes
 
 
+class Unread(NamedTuple):
+    """What an entry holds, opened: up to `newest`, with what its tenants took their keys with left
+    out."""
+
+    newest: int
+    rows: list[NumberedRow]
+
+
 class Arrivals:
     """One spool's log, open. Used by one thread of one process at a time."""
 
@@ -71,8 +79,8 @@ class Arrivals:
         log = path.with_suffix(LOG_SUFFIX)
         with mapping_errors():
             make_private(log)
-            descriptor = os.open(log, os.O_RDWR | os.O_CLOEXEC)
             _sync_folder(log.parent)
+            descriptor = os.open(log, os.O_RDWR | os.O_CLOEXEC)
         return cls(path, vault, descriptor)
 
     @property
@@ -80,8 +88,15 @@ class Arrivals:
         """Whether there is nothing in it, not even what has become rows."""
         return os.fstat(self._descriptor).st_size == 0
 
+    @property
+    def is_deleted(self) -> bool:
+        """Whether the file is gone: nobody will find what is appended to it."""
+        return os.fstat(self._descriptor).st_nlink == 0
+
     def append(self, batch: Sequence[NumberedRow]) -> bool:
-        """Makes a batch durable; False where it has no room, or cannot be written just now.
+        """Makes a batch durable; False where it has no room, or cannot be written just now, or
+        the log is not what it was: then what stands in it is to be made rows of, and it to be
+        begun anew.
 
         Numbers rise from call to call. Raises: VaultError, and StoreError from the key store.
         """
@@ -92,10 +107,15 @@ class Arrivals:
             return False
         try:
             with _alone(self._descriptor):
-                if os.fstat(self._descriptor).st_size < self._at:  # an erasure has emptied it
-                    self._at = 0
-                _write(self._descriptor, entry, self._at)
-                self._sync()
+                found = os.fstat(self._descriptor)
+                if found.st_size < self._at or not found.st_nlink:  # by an erasure, or by hand
+                    return False
+                try:
+                    _write(self._descriptor, entry, self._at)
+                    self._sync()
+                except OSError:  # not told as stored: then it should not come back either
+                    os.ftruncate(self._descriptor, self._at)
+                    raise
         except OSError:
             return False
         self._at += len(entry)
@@ -148,10 +168,13 @@ def newest_arrival(path: Path) -> int:
         return max((entry.newest for entry in entries(path)), default=0)
 
 
-def arrived_rows(path: Path, after: int) -> int:
-    """About how many rows in that log are above the number `after`."""
+def arrived_rows(path: Path) -> Callable[[int], int]:
+    """Tells how many rows the log of the spool at `path` has now above a number."""
     with mapping_errors():
-        return sum(entry.rows for entry in entries(path) if entry.newest > after)
+        found = [(entry.newest, entry.rows) for entry in entries(path)]
+    return lambda after: sum(
+        min(rows, newest - after) for newest, rows in found if newest > after
+    )  # the numbers of an entry are without gaps
 
 
 def settle(path: Path, limit_s: float = SETTLE_S) -> bool:
@@ -170,18 +193,18 @@ def settle(path: Path, limit_s: float = SETTLE_S) -> bool:
     return True
 
 
-def unread_batches(path: Path, vault: Vault, after: int) -> Iterator[list[NumberedRow]]:
+def unread_batches(path: Path, vault: Vault, after: int) -> Iterator[Unread]:
     """What the log of the spool at `path` has above the number `after`, an entry at a time.
 
-    What a tenant took its key with is left out. Raises: KeyMissing, StoreError; CannotOpen when it
-    is not this spool's.
+    Raises: KeyMissing, StoreError; CannotOpen when it is not this spool's.
     """
     with mapping_errors():
         for entry in entries(path):
             if entry.newest <= after:
                 continue
             rows = _opened(vault, path.stem, entry)
-            yield sorted((row for row in rows if row.seq > after), key=lambda each: each.seq)
+            rows = sorted((row for row in rows if row.seq > after), key=lambda each: each.seq)
+            yield Unread(entry.newest, rows)
 
 
 def empty_log(path: Path) -> None:
@@ -193,13 +216,13 @@ def empty_log(path: Path) -> None:
     with mapping_errors(), contextlib.suppress(FileNotFoundError):
         descriptor = os.open(path.with_suffix(LOG_SUFFIX), os.O_RDWR | os.O_CLOEXEC)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if not settle(path):
+            if not _becomes_ours(descriptor) or not settle(path):
                 raise StoreError(
                     "a spool's writer does not get on with what has arrived",
                     remedy="look whether the disk under APPRENTICE_HOME is slow, then do it again",
                 )
             os.ftruncate(descriptor, 0)
+            os.fsync(descriptor)  # a crash of the machine does not bring it back
         finally:
             os.close(descriptor)
 
@@ -255,6 +278,20 @@ def _alone(descriptor: int) -> Iterator[None]:
         yield
     finally:
         fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+def _becomes_ours(descriptor: int) -> bool:
+    """Waits for `_alone`'s lock; False where whoever has it does not let go."""
+    limit = time.monotonic() + SETTLE_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > limit:
+                return False
+            time.sleep(_LOOK_AGAIN_S)
+        else:
+            return True
 
 
 def _sync_folder(folder: Path) -> None:

@@ -24,14 +24,19 @@ from pathlib import Path
 from typing import Final
 
 from apprentice_pipeline.errors import StoreError, VaultError
-from apprentice_pipeline.store.arrivals import arrived_rows, newest_arrival
+from apprentice_pipeline.store.arrivals import arrived_rows
 from apprentice_pipeline.store.erased import NOTHING, ErasedOf, nothing_erased
 from apprentice_pipeline.store.lake import Lake
-from apprentice_pipeline.store.recovery import Recover, make_rows, nothing_to_recover
+from apprentice_pipeline.store.recovery import (
+    Recover,
+    gone_spools,
+    make_rows,
+    nothing_to_recover,
+    revive,
+)
 from apprentice_pipeline.store.rows import fitting
 from apprentice_pipeline.store.sealing import TABLES
 from apprentice_pipeline.store.spool_file import (
-    LOG_SUFFIX,
     Lock,
     SpoolDamaged,
     SpoolFile,
@@ -105,7 +110,11 @@ def drain(
     spool's or tenant's failure is reported and holds no other up.
     """
     report = DrainReport()
-    _revive(folder)
+    for path in gone_spools(folder):
+        try:
+            revive(path)
+        except StoreError as error:
+            report += DrainReport(failed=1, error=error.message)
     for path in sorted(folder.glob("*.db")):
         try:
             report += _drain_file(path, lake, erased_of, recover, max_rows, on_step)
@@ -124,8 +133,9 @@ def waiting_rows(folder: Path) -> int:
         except StoreError:  # damaged, or drained and removed just now
             continue
         with contextlib.closing(file):
-            arrived = arrived_rows(path, file.last_number())
-            total += arrived + file.count()
+            arrived = arrived_rows(path)  # before the rows: what becomes one meanwhile is no more
+            count, last = file.standing()
+            total += count + arrived(last)
     return total
 
 
@@ -151,12 +161,17 @@ def _drain_file(
         on_step("locked")
         try:
             transfer = partial(_Transfer, path.stem, lake, erased_of, on_step)
-            orphaned = owner_lock is not None
-            damage = _make_rows(path, recover, orphaned=orphaned)
+            orphaned, failed = owner_lock is not None, DrainReport()
+            damage: tuple[DrainReport, bool] | None = None
+            try:
+                damage = _make_rows(path, recover, orphaned=orphaned)
+            except (StoreError, VaultError) as error:  # its log stays, what are rows goes on
+                orphaned, failed = False, DrainReport(failed=1, error=error.message)
             on_step("recovered")
             report, removed = damage or _drain_locked(
                 path, transfer, max_rows, on_step, orphaned=orphaned
             )
+            report = failed + report
         finally:
             if owner_lock is not None:
                 owner_lock.release(remove=removed)
@@ -298,28 +313,6 @@ def _grouped(rows: Sequence[StoredRow]) -> dict[tuple[str, str], list[StoredRow]
     for stored in rows:
         groups.setdefault((stored.row.table, stored.row.tenant), []).append(stored)
     return groups
-
-
-def _revive(folder: Path) -> None:
-    """Logs whose spool is gone: somebody deleted it, or an earlier version that knew no logs.
-
-    Rows that had reached the lake are known there by their numbers.
-    """
-    for log in folder.glob(f"*{LOG_SUFFIX}"):
-        path = log.with_suffix(".db")
-        if path.exists():
-            continue
-        with mapping_errors():
-            lock = Lock.take(path.with_suffix(".lock"))
-        if lock is None:  # its worker lives, and finds out
-            continue
-        try:
-            if newest_arrival(path):
-                SpoolFile.open(path, create=True).close()
-            else:
-                log.unlink(missing_ok=True)
-        finally:
-            lock.release()
 
 
 def _remove_strays(folder: Path) -> None:

@@ -10,6 +10,7 @@ is appended meanwhile is found by the drain that appended it, or deleted here.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -22,9 +23,11 @@ from apprentice_pipeline.store.arrivals import empty_log
 from apprentice_pipeline.store.lake import Removal
 from apprentice_pipeline.store.recovery import (
     Recover,
+    gone_spools,
     make_rows,
     nothing_to_recover,
     orphaned_or_not,
+    revive,
 )
 from apprentice_pipeline.store.rollup import COUNTS_FILE
 from apprentice_pipeline.store.sealing import CAPTURES
@@ -85,6 +88,9 @@ def erasable(
 ) -> ErasureReport:
     """What `erase` would remove now. Raises: StoreError."""
     spool_rows, ids = 0, set[str]()
+    for path in gone_spools(workspace.home.spool):
+        with contextlib.suppress(StoreError):
+            revive(path)
     for path in sorted(workspace.home.spool.glob("*.db")):
         try:
             with orphaned_or_not(path) as orphaned:
@@ -188,6 +194,8 @@ def _erase_spools(
     erased: set[str] | None = None,
 ) -> int:
     """Under each spool's drain lock: a drain that holds rows in memory would bring them back."""
+    for path in gone_spools(folder):
+        revive(path)
     return sum(
         _erase_spool(path, recover, tenant, namespace, pair_ids, erased)
         for path in sorted(folder.glob("*.db"))

@@ -16,13 +16,13 @@ import contextlib
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from apprentice_pipeline.errors import ApprenticeError, StoreError
+from apprentice_pipeline.errors import ApprenticeError, StoreError, VaultError
 from apprentice_pipeline.store.sealing import PlainRow, Record, plain_row
 from apprentice_pipeline.store.spool_file import Lock, SpoolDamaged, claim, set_aside
 from apprentice_pipeline.store.spool_frames import NumberedRow, Written
@@ -32,7 +32,7 @@ from apprentice_pipeline.store.spool_writer import (
     MAX_PENDING_ROWS,
     SpoolWriter,
 )
-from apprentice_pipeline.store.unread import OnCounts, Reader, no_reader
+from apprentice_pipeline.store.unread import Counts, OnCounts, Reader, Stream, no_reader
 from apprentice_pipeline.vault import Vault
 
 T = TypeVar("T")
@@ -104,6 +104,8 @@ class Spool:
         self._pending_rows = 0
         self._pending_bytes = 0
         self._closing = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """Where it is told what was recovered; None: where that is done."""
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="spool-writer", daemon=True)
 
@@ -134,15 +136,17 @@ class Spool:
         numbers: Iterator[int],
         read: Reader,
         on_counts: OnCounts,
+        loop: asyncio.AbstractEventLoop | None,
     ) -> Spool:
         """The spool of another writer that died, and what waited for it, in order.
 
-        What that writer had committed already is not committed again. `numbers`: those that it
-        gave to no record; one given twice would make the second record pass for the first.
-        `on_counts` is told on the event loop of those who wait.
+        What that writer had committed already is not committed again; what it had only taken in
+        is made rows of at once. `numbers`: those that it gave to no record; one given twice would
+        make the second record pass for the first. `on_counts` is told on `loop`.
         """
         spool = cls(folder, vault, spool_id, lock, read)
         spool.on_counts = on_counts
+        spool._loop = loop
         spool._queue.extend(waiting)
         spool._pending_rows = len(spool._queue)
         spool._pending_bytes = sum(each.size for each in spool._queue)
@@ -231,15 +235,34 @@ class Spool:
                 self._changed.notify()
 
     def _run(self) -> None:
+        self._recover()
         while batch := self._next_batch():
             outcome, counts = self._write([waiting.numbered for waiting in batch])
             with self._changed:
                 self._pending_rows -= len(batch)
                 self._pending_bytes -= sum(each.size for each in batch)
                 self.failed += sum(error is not None for error in outcome)
-            if counts:
-                _call(batch[0].loop, self.on_counts, counts)
+            self._tell(counts, batch[0].loop)
             _wake(batch, outcome)
+
+    def _recover(self) -> None:
+        """Of what a writer before had only taken in; where that fails, the next record's commit
+        tries again."""
+        with contextlib.suppress(ApprenticeError):
+            try:
+                self._file_writer.recover()
+            except SpoolDamaged:
+                self._begin_anew()
+            except VaultError:  # it may never open: drains try on, and tell
+                self._begin_anew(is_sound=True)
+        self._tell(self._file_writer.recovered(), self._loop)
+
+    def _tell(
+        self, counts: Mapping[Stream, Counts], loop: asyncio.AbstractEventLoop | None
+    ) -> None:
+        if counts:  # where the loop is closed, whoever counts waits for this thread's end
+            over = loop is None or loop.is_closed()
+            _call(None if over else loop, self.on_counts, counts)
 
     def _next_batch(self) -> list[Waiting]:
         """Everything that waits, up to one commit's worth; empty once closed and done."""
@@ -259,17 +282,19 @@ class Spool:
         except ApprenticeError as error:
             return Written([error] * len(batch), {})
 
-    def _begin_anew(self) -> None:
-        """A new file under a new id; a damaged one is set aside.
+    def _begin_anew(self, *, is_sound: bool = False) -> None:
+        """A new file under a new id; a damaged one is set aside, a sound one left to drains.
 
         Never a new file under an old id: its rows would have numbers that the lake passes over.
         """
-        self.damaged += 1
-        if (old := self._folder / f"{self.spool_id}.db").exists():
+        old = self._folder / f"{self.spool_id}.db"
+        if not is_sound and old.exists():
             set_aside(old)
+        spool_id, lock = claim(self._folder)
         self._lock.release(remove=True)
-        self.spool_id, self._lock = claim(self._folder)
-        self._file_writer = self._writer_of(self.spool_id)
+        self.spool_id, self._lock = spool_id, lock
+        self._file_writer = self._writer_of(spool_id)
+        self.damaged += not is_sound
         self._file_writer.create()
 
     def _writer_of(self, spool_id: str) -> SpoolWriter:

@@ -234,6 +234,7 @@ class SpoolClient:
         except BlockingIOError:
             sent = 0
         except OSError:
+            self._receive()  # what it said last
             self._lose_writer()
             return
         self._unsent = self._unsent[sent:]
@@ -315,6 +316,7 @@ class SpoolClient:
             self._numbers,
             self._reader,
             self.on_counts,
+            self._loop,
         )
         self._waiting.clear()
         self._pending_bytes = 0

@@ -60,6 +60,8 @@ _OWNED: Final = (
     "tenant = :tenant AND (:namespace IS NULL OR namespace = :namespace)"
     " AND (:ids IS NULL OR pair_id IN (SELECT value FROM json_each(:ids)))"
 )
+_LAST: Final = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'rows'"
+_STANDING: Final = f"SELECT (SELECT count(*) FROM rows), ({_LAST})"  # noqa: S608
 _COUNT_CAPTURES: Final = f"SELECT count(*) FROM rows WHERE kind = 'captures' AND {_OWNED}"  # noqa: S608
 _OWNED_IDS: Final = (
     f"SELECT pair_id FROM rows WHERE {_OWNED} UNION SELECT pair_id FROM rejected WHERE {_OWNED}"  # noqa: S608
@@ -154,32 +156,22 @@ class SpoolFile:
                 raise
         return cls(path, connection)
 
-    def append(self, rows: Sequence[StoredRow]) -> None:
+    def append(self, rows: Sequence[StoredRow], *, until: int = 0) -> None:
         """Commits all rows or none, under numbers above `last_number`.
 
-        Raises: StorageFull, SpoolDamaged, StoreError.
+        Numbers up to `until` that no row has are never used. Raises: StorageFull, SpoolDamaged,
+        StoreError.
         """
-        if len(rows) <= _MOST_A_STATEMENT:  # a statement alone is a transaction
+        skipped = until > (rows[-1].seq if rows else 0)
+        if len(rows) <= _MOST_A_STATEMENT and not skipped:  # a statement alone is a transaction
             with mapping_errors():
                 self._insert(rows)
             return
         with self._write():
             for start in range(0, len(rows), _MOST_A_STATEMENT):
                 self._insert(rows[start : start + _MOST_A_STATEMENT])
-
-    def note(self, number: int) -> None:
-        """`last_number` is this from now on; numbers up to it that no row has are never used.
-
-        Raises: StorageFull, SpoolDamaged, StoreError.
-        """
-        with self._write():
-            noted = self._connection.execute(
-                "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = 'rows'", (number,)
-            )
-            if not noted.rowcount:
-                self._connection.execute(
-                    "INSERT INTO sqlite_sequence VALUES ('rows', ?)", (number,)
-                )
+            if skipped:
+                self._note(until)
 
     def set_patience(self, seconds: float) -> None:
         """How long to wait for a lock that somebody else holds, before it is a StoreError."""
@@ -211,11 +203,13 @@ class SpoolFile:
 
     def last_number(self) -> int:
         """The newest seq that was ever used, trimmed rows among them; 0 in a new file."""
-        return self._number("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'rows'")
+        return self._number(_LAST)
 
-    def count(self) -> int:
-        """Rows that wait for a drain."""
-        return self._number("SELECT count(*) FROM rows")
+    def standing(self) -> tuple[int, int]:
+        """Rows that wait for a drain, and `last_number`, at one moment."""
+        with mapping_errors():
+            count, last = self._connection.execute(_STANDING).fetchone()
+        return int(count), int(last)
 
     def is_empty(self) -> bool:
         """Whether neither a row nor a rejected row is left."""
@@ -313,6 +307,13 @@ class SpoolFile:
             values = [value for seq, row in rows for value in (seq, *row)]
             self._connection.execute(_insert(len(rows)), values)
 
+    def _note(self, number: int) -> None:
+        noted = self._connection.execute(
+            "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = 'rows'", (number,)
+        )
+        if not noted.rowcount:
+            self._connection.execute("INSERT INTO sqlite_sequence VALUES ('rows', ?)", (number,))
+
     def _number(self, query: str) -> int:
         with mapping_errors():
             return int(self._connection.execute(query).fetchone()[0])
@@ -361,16 +362,16 @@ def claim(folder: Path) -> tuple[str, Lock]:
 
 
 def set_aside(path: Path) -> Path:
-    """Renames a damaged spool file, with its journal, out of the way; returns its new name."""
+    """Renames a damaged spool file, with its journal, out of the way; returns its new name.
+
+    What its log holds can still be read, and stays (`recovery.revive`).
+    """
     aside = path.with_name(f"{path.name}.damaged-{time.time_ns() // 1_000_000}")
     with mapping_errors():
         for suffix in ("-wal", "-shm", ""):
             source = path.with_name(path.name + suffix)
             if source.exists():
                 source.rename(aside.with_name(aside.name + suffix))
-        log = path.with_suffix(LOG_SUFFIX)
-        if log.exists():
-            log.rename(aside.with_name(aside.name + LOG_SUFFIX))
     return aside
 
 

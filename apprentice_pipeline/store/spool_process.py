@@ -15,7 +15,7 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from apprentice_pipeline.config import Config
 from apprentice_pipeline.errors import ApprenticeError
@@ -30,7 +30,7 @@ from apprentice_pipeline.store.spool_frames import (
 )
 from apprentice_pipeline.store.spool_writer import MAX_COMMIT_ROWS, SpoolWriter
 from apprentice_pipeline.store.staging import Staging
-from apprentice_pipeline.store.unread import Reader, no_reader
+from apprentice_pipeline.store.unread import Counts, Reader, Stream, no_reader
 from apprentice_pipeline.store.workspace import Workspace
 
 _READ_BYTES = 1 << 20
@@ -69,11 +69,10 @@ def serve(descriptor: int, make_reader: Callable[[Config], Reader] | None = None
 
 def _serve(channel: socket.socket, staging: Staging) -> None:
     """Batch after batch until the worker is gone and all it sent is committed."""
-    incoming, reader, told = _Incoming(channel), RecordReader(), b""
+    incoming, reader = _Incoming(channel), RecordReader()
     while (data := incoming.next(staging.wait_s)) != b"":
         if data is None:
-            counts = staging.work()
-            told = later_counts(counts) if counts else b""
+            told = _later(staging.work())
         else:
             arrived = reader.feed(data)
             batches = (
@@ -81,10 +80,18 @@ def _serve(channel: socket.socket, staging: Staging) -> None:
                 for start in range(0, len(arrived), MAX_COMMIT_ROWS)
             )
             told = b"".join(acknowledgement(batch, staging.take(batch)) for batch in batches)
-        if told:
-            with contextlib.suppress(OSError):  # the worker is gone: the rest is still committed
-                channel.sendall(told)
-    staging.rest()
+        _tell(channel, told)
+    _tell(channel, _later(staging.rest()))  # a worker that closes reads to the end
+
+
+def _later(counts: Mapping[Stream, Counts]) -> bytes:
+    return later_counts(counts) if counts else b""
+
+
+def _tell(channel: socket.socket, told: bytes) -> None:
+    if told:
+        with contextlib.suppress(OSError):  # the worker is gone: the rest is still committed
+            channel.sendall(told)
 
 
 class _Incoming:

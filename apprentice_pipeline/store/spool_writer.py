@@ -93,7 +93,9 @@ class SpoolWriter:
         self._newest = 0
         self._is_recovered = False
         self._recovered: dict[Stream, dict[str, float]] = {}
-        """What those add to the counters that were made rows of after a crash."""
+        """What those add to the counters that were made rows of after a crash, until it is told."""
+        self._recovered_after = self._recovered_until = 0
+        """Their numbers. Whoever had no word of them hands them over again."""
         self._key_seen: dict[str, float] = {}
         self._refreshing = _Refreshing(vault)
 
@@ -107,22 +109,25 @@ class SpoolWriter:
         Numbers rise from call to call; records up to the newest in the file are in it already.
         Raises: SpoolDamaged when the file is gone or not sound: nothing of the batch is stored.
         """
+        failure = self.commit(()) if self._file is None else None  # what the log has comes first
         sealed, written = self.sealed(batch)
-        failure = self.commit(sealed) if sealed else None
+        failure = failure or (self.commit(sealed) if sealed else None)
         if failure is not None:
             written.outcome[:] = [error or failure for error in written.outcome]
-        if self._recovered:
-            for stream, counts in self._recovered.items():
-                add_counts(written.counts, stream, counts)
-            self._recovered = {}
+        for stream, counts in self.recovered().items():
+            add_counts(written.counts, stream, counts)
         return written
 
     def sealed(self, batch: Sequence[NumberedRow]) -> tuple[list[StoredRow], Written]:
-        """Reads what is unread and seals: the rows of those that did not fail."""
-        self._refresh_keys({each.row.tenant for each in batch})
+        """Reads what is unread and seals: the rows of those that did not fail, and that no log
+        brought already."""
+        self.refresh_keys(batch)
         sealed: list[StoredRow] = []
         written = Written([], {})
         for each in batch:
+            if self._recovered_after < each.seq <= self._recovered_until:
+                written.outcome.append(None)
+                continue
             try:
                 row = each.row
                 if row.table == UNREAD:
@@ -146,12 +151,11 @@ class SpoolWriter:
         try:
             file = self._opened()
             file.set_patience(patience_s)
-            file.append([row for row in rows if row.seq > self._newest])
-            self._newest = max(self._newest, rows[-1].seq if rows else 0)
-            self.commits += 1
-            if until > self._newest:
-                file.note(until)
-                self._newest = until
+            newest = max(self._newest, until, rows[-1].seq if rows else 0)
+            if newest > self._newest:
+                file.append([row for row in rows if row.seq > self._newest], until=newest)
+                self._newest = newest
+                self.commits += 1
         except StorageFull as error:  # the file is sound: it goes on when there is room again
             return error
         except SpoolDamaged:
@@ -165,26 +169,31 @@ class SpoolWriter:
     def recover(self) -> None:
         """Opens the file, and makes rows of what a writer that died had only taken in.
 
-        Raises: SpoolDamaged, StorageFull, StoreError, KeyMissing: then all is as it was.
+        Raises: SpoolDamaged, StorageFull, StoreError, KeyMissing: then it can be done again.
         """
         self._opened()
 
-    def close(self) -> None:
-        """Lets go of the file. Safe twice."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+    def recovered(self) -> dict[Stream, dict[str, float]]:
+        """What those add to the counters that were recovered since this was asked."""
+        told, self._recovered = self._recovered, {}
+        return told
 
-    def _refresh_keys(self, tenants: set[str]) -> None:
-        """Has keys looked up again that were not for a while."""
+    def refresh_keys(self, batch: Sequence[NumberedRow]) -> None:
+        """Has keys looked up again that were not for a while: before anything is sealed."""
         now, due = time.monotonic(), set[str]()
-        for tenant in tenants:
+        for tenant in {each.row.tenant for each in batch}:
             seen = self._key_seen.setdefault(tenant, now)
             if now - seen >= KEY_REFRESH_S:
                 self._key_seen[tenant] = now
                 due.add(tenant)
         if due:
             self._refreshing.add(due)
+
+    def close(self) -> None:
+        """Lets go of the file. Safe twice."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def _opened(self) -> SpoolFile:
         """The file, opened again after a failure; what went to an unlinked one would be lost."""
@@ -195,6 +204,8 @@ class SpoolWriter:
             try:
                 self._newest = file.last_number()
                 if not self._is_recovered:  # later it is `staging` that has them
+                    if not self._recovered_until:
+                        self._recovered_after = self._newest
                     self._make_rows(file)
             except BaseException:
                 file.close()
@@ -204,11 +215,10 @@ class SpoolWriter:
 
     def _make_rows(self, file: SpoolFile) -> None:
         """Of what the log of arrivals still has above the file's last number."""
-        for batch in unread_batches(self._path, self._vault, self._newest):
+        for newest, batch in unread_batches(self._path, self._vault, self._newest):
             rows, written = self.sealed(batch)
-            file.append(rows)
-            file.note(batch[-1].seq)
-            self._newest = batch[-1].seq
+            file.append(rows, until=newest)
+            self._newest = self._recovered_until = newest
             for stream, counts in counts_of(batch, written).items():
                 add_counts(self._recovered, stream, counts)
         empty_log(self._path)

@@ -55,17 +55,19 @@ class Staging:
         self._log: Arrivals | None = None
         self._taken: deque[NumberedRow] = deque()
         self._rows: list[StoredRow] = []
-        self._newest = 0
+        self._read_until = 0
         self._counts: dict[Stream, dict[str, float]] = {}
+        """What was read and is no row yet adds to the counters."""
+        self._untold: dict[Stream, dict[str, float]] = {}
+        """The same of rows that are committed: after a crash they are not read again."""
         self._retry_at = 0.0
-        self._is_told = True
 
     @property
     def wait_s(self) -> float | None:
         """How long to wait for the next record before `work`; None: until there is one."""
         if self._taken:
             return 0.0
-        if self._rows:
+        if self._rows or self._counts:
             return COMMIT_S
         return REST_S if self._log is not None and not self._log.is_empty else None
 
@@ -80,13 +82,14 @@ class Staging:
         if failure is not None:  # later rows before these would make these pass for stored
             return Written([failure] * len(batch), self._told())
         if self._log is not None:
-            self._log.restart()
+            if self._log.is_deleted:
+                self.close()
+            else:
+                self._log.restart()
             if self._append(batch):
                 return self._took(batch)
         written = self._writer.write(batch)
-        self._newest = batch[-1].seq
-        for stream, counts in self._told().items():
-            add_counts(written.counts, stream, counts)
+        _add_all(written.counts, self._told())
         return written
 
     def work(self) -> Mapping[Stream, Counts]:
@@ -100,10 +103,9 @@ class Staging:
             if len(self._rows) >= COMMIT_ROWS:
                 self._commit_soon()
             return {}
-        if self._rows:
-            self._commit_soon()
-        else:
-            self.rest()
+        if not self._rows and not self._counts:
+            return self.rest()
+        self._commit_soon()
         return self._told()
 
     def finish(self) -> Exception | None:
@@ -112,16 +114,18 @@ class Staging:
         Raises: SpoolDamaged.
         """
         self._read(len(self._taken))
-        return self._commit(until=self._newest) if self._newest else None
+        return self._commit() if self._read_until else None
 
-    def rest(self) -> None:
-        """As `finish`, and where that succeeds nothing is left in the log.
+    def rest(self) -> Mapping[Stream, Counts]:
+        """As `finish`, and where that succeeds nothing is left in the log. What rows have added
+        to the counters and nobody was told.
 
         Raises: SpoolDamaged.
         """
         if self._log is not None and self.finish() is None:
             with contextlib.suppress(OSError):
                 self._log.empty()
+        return self._told()
 
     def close(self) -> None:
         """Lets go of the log. Safe twice."""
@@ -135,7 +139,9 @@ class Staging:
         try:
             if self._log is None:
                 self._writer.recover()
+                _add_all(self._untold, self._writer.recovered())
                 self._log = Arrivals.open(self._path, self._vault)
+            self._writer.refresh_keys(batch)
             return self._log.append(batch)
         except SpoolDamaged:
             raise
@@ -144,18 +150,17 @@ class Staging:
 
     def _took(self, batch: Sequence[NumberedRow]) -> Written:
         self._taken.extend(batch)
-        self._newest = batch[-1].seq
         if len(self._taken) > MOST_TAKEN:
             self._read(2 * len(batch))
-        return Written([None] * len(batch), {} if self._is_told else self._told())
+        return Written([None] * len(batch), self._told())
 
     def _read(self, most: int) -> None:
         batch = [self._taken.popleft() for _ in range(min(most, len(self._taken)))]
         if batch:
             rows, written = self._writer.sealed(batch)
             self._rows += rows
-            for stream, counts in counts_of(batch, written).items():
-                add_counts(self._counts, stream, counts)
+            self._read_until = batch[-1].seq
+            _add_all(self._counts, counts_of(batch, written))
 
     def _commit_soon(self) -> None:
         """Now, unless that failed a moment ago or somebody else has the file."""
@@ -163,13 +168,21 @@ class Staging:
         if now >= self._retry_at and self._commit(patience_s=PATIENCE_S) is not None:
             self._retry_at = now + RETRY_S
 
-    def _commit(self, *, until: int = 0, patience_s: float = BUSY_TIMEOUT_S) -> Exception | None:
-        failure = self._writer.commit(self._rows, until=until, patience_s=patience_s)
+    def _commit(self, patience_s: float = BUSY_TIMEOUT_S) -> Exception | None:
+        failure = self._writer.commit(self._rows, until=self._read_until, patience_s=patience_s)
         if failure is None:
             self._rows.clear()
-            self._is_told = False
+            _add_all(self._untold, self._counts)
+            self._counts = {}
         return failure
 
     def _told(self) -> dict[Stream, dict[str, float]]:
-        told, self._counts, self._is_told = self._counts, {}, True
+        if not self._untold:
+            return {}
+        told, self._untold = self._untold, {}
         return told
+
+
+def _add_all(sums: dict[Stream, dict[str, float]], more: Mapping[Stream, Counts]) -> None:
+    for stream, counts in more.items():
+        add_counts(sums, stream, counts)

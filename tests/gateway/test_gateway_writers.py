@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import os
 import signal
 import threading
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from apprentice_pipeline.gateway.worker import _Parts
 from apprentice_pipeline.settings import load_settings
+from apprentice_pipeline.store.sealing import PlainRow
+from apprentice_pipeline.store.unread import UNREAD
 from apprentice_pipeline.store.workspace import Workspace
 from tests.eventually import eventually
 
@@ -79,3 +83,16 @@ def test_writers_killed_again_and_again_lose_and_double_nothing_and_come_back(
     assert failed == []
     assert sorted(rows) == sorted(delivered)
     assert gateway.said().count("its spool writer died") == 6
+
+
+def test_what_its_writer_tells_last_a_worker_still_counts(workspace: Workspace) -> None:
+    """These calls cannot be read, which is found out after they were acknowledged."""
+    parts = _Parts.open(workspace.settings)
+    rows = [PlainRow(UNREAD, "acme", "tickets", f"p{at}", b"{}", b"?", b"!") for at in range(300)]
+
+    async def put() -> None:
+        await asyncio.gather(*(cast(Any, parts.spool.put_row(row)) for row in rows))
+
+    asyncio.run(put())
+    parts.close()
+    assert workspace.state.counters("acme", "tickets") == {"lost": 300, "at_risk": 300}

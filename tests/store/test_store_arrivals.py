@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import resource
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apprentice_pipeline.errors import CannotOpen, KeyMissing
+from apprentice_pipeline.errors import CannotOpen, KeyMissing, StoreError
 from apprentice_pipeline.records import Exchange
 from apprentice_pipeline.store import arrivals
 from apprentice_pipeline.store.arrivals import (
@@ -47,6 +48,10 @@ def batches(*sizes: int) -> list[list[NumberedRow]]:
     return made
 
 
+def found_after(path: Path, vault: Vault, number: int) -> list[list[NumberedRow]]:
+    return [each.rows for each in unread_batches(path, vault, number)]
+
+
 @pytest.fixture
 def vault() -> Vault:
     return Vault(bytes(32), MemoryDataKeys())
@@ -71,18 +76,18 @@ def test_what_was_appended_is_found_in_order_and_sealed(
 ) -> None:
     given = batches(3, 1, 4)
     assert all(log.append(batch) for batch in given)
-    assert list(unread_batches(path, vault, 0)) == given
-    assert list(unread_batches(path, vault, 2)) == [given[0][2:], *given[1:]]
-    assert list(unread_batches(path, vault, 8)) == []
+    assert found_after(path, vault, 0) == given
+    assert found_after(path, vault, 2) == [given[0][2:], *given[1:]]
+    assert found_after(path, vault, 8) == []
     assert newest_arrival(path) == 8
-    assert arrived_rows(path, 3) == 5
+    assert arrived_rows(path)(3) == 5
     assert CANARY.encode() not in path.with_suffix(LOG_SUFFIX).read_bytes()
     assert path.with_suffix(LOG_SUFFIX).stat().st_mode & 0o077 == 0
 
 
 def test_a_spool_without_a_log_has_nothing_unread(path: Path, vault: Vault) -> None:
     assert newest_arrival(path) == 0
-    assert list(unread_batches(path, vault, 0)) == []
+    assert found_after(path, vault, 0) == []
     empty_log(path)
 
 
@@ -104,7 +109,7 @@ def test_a_log_cut_short_or_changed_gives_what_was_before(
         file.write_bytes(whole[:at])
     else:
         file.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
-    found = list(unread_batches(path, vault, 0))
+    found = found_after(path, vault, 0)
     assert found == given[: len(found)]
     assert len(found) < 3
 
@@ -116,7 +121,7 @@ def test_the_entries_of_an_earlier_round_are_not_taken_for_new_ones(
     assert all(log.append(batch) for batch in old)
     log.restart()
     assert log.append(new)
-    assert list(unread_batches(path, vault, 4)) == [new]
+    assert found_after(path, vault, 4) == [new]
     assert newest_arrival(path) == 10
 
 
@@ -139,7 +144,7 @@ def test_what_a_tenant_took_its_key_with_is_left_out(
 ) -> None:
     assert log.append([row(1, "acme"), row(2, "zeta"), row(3, "acme")])
     vault.forget("acme")
-    assert list(unread_batches(path, vault, 0)) == [[row(2, "zeta")]]
+    assert found_after(path, vault, 0) == [[row(2, "zeta")]]
 
 
 def test_a_key_that_is_missing_is_an_error_and_never_an_end(path: Path, log: Arrivals) -> None:
@@ -155,7 +160,7 @@ def test_a_log_that_was_put_beside_another_spool_does_not_open(
     other = path.with_name("6e.db")
     path.with_suffix(LOG_SUFFIX).rename(other.with_suffix(LOG_SUFFIX))
     with pytest.raises(CannotOpen):
-        list(unread_batches(other, vault, 0))
+        found_after(other, vault, 0)
 
 
 def test_while_an_erasure_has_the_log_nothing_is_appended_and_then_it_begins_anew(
@@ -167,8 +172,55 @@ def test_while_an_erasure_has_the_log_nothing_is_appended_and_then_it_begins_ane
     assert not log.append([row(2)])
     os.close(descriptor)
     with closing(SpoolFile.open(path)) as file:
-        file.note(1)  # its row is in the spool
+        file.append([], until=1)  # its row is in the spool
     empty_log(path)
     assert path.with_suffix(LOG_SUFFIX).stat().st_size == 0
+    assert not log.append([row(2)])
+    log.restart()
     assert log.append([row(2)])
-    assert list(unread_batches(path, vault, 0)) == [[row(2)]]
+    assert found_after(path, vault, 0) == [[row(2)]]
+
+
+def test_a_log_cut_short_or_deleted_under_its_writer_takes_nothing_as_if_it_were_whole(
+    path: Path, vault: Vault, log: Arrivals
+) -> None:
+    """What it lost may be no row yet: its writer makes sure of that first."""
+    assert log.append([row(1)])
+    assert log.append([row(2)])
+    file = path.with_suffix(LOG_SUFFIX)
+    os.truncate(file, file.stat().st_size // 2)
+    assert not log.append([row(3)])
+    log.restart()
+    assert log.append([row(3)])
+    assert not log.is_deleted
+    file.unlink()
+    assert not log.append([row(4)])
+    assert log.is_deleted
+
+
+def test_what_could_not_be_written_whole_leaves_nothing_behind(
+    path: Path, vault: Vault, log: Arrivals
+) -> None:
+    """Whoever waits for it is told that it failed."""
+    assert log.append([row(1)])
+    size = path.with_suffix(LOG_SUFFIX).stat().st_size
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 1_000, limits[1]))
+    try:
+        assert not log.append([row(2, size=5_000)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.with_suffix(LOG_SUFFIX).stat().st_size == size
+    assert log.append([row(3)])
+    assert found_after(path, vault, 0) == [[row(1)], [row(3)]]
+
+
+def test_a_log_that_somebody_keeps_to_himself_is_an_error_and_no_wait_without_end(
+    path: Path, log: Arrivals
+) -> None:
+    """As a writer does that is stopped in the middle of a write."""
+    assert log.append([row(1)])
+    with path.with_suffix(LOG_SUFFIX).open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(StoreError, match="does not get on"):
+            empty_log(path)

@@ -199,6 +199,22 @@ async def test_a_removed_file_is_replaced_under_a_new_id(
     assert waiting_rows(tmp_path / "spool") == 1
 
 
+async def test_a_folder_that_is_no_folder_fails_its_records_alone(
+    spool: Spool, tmp_path: Path, exchange: Callable[..., Exchange]
+) -> None:
+    """However often it is tried; the next one after that is kept."""
+    folder = tmp_path / "spool"
+    folder.rename(tmp_path / "moved")
+    folder.touch()
+    for number in range(3):
+        with pytest.raises(StoreError):
+            await asyncio.wait_for(spool.commit(exchange(number), tenant="acme"), 30)
+    folder.unlink()
+    await asyncio.wait_for(spool.commit(exchange(3), tenant="acme"), 30)
+    assert waiting_rows(folder) == 1
+    assert spool.damaged == 1
+
+
 FILL_THE_DISK = """
 import resource, sys
 from pathlib import Path

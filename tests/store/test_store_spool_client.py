@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import select
 import signal
 import socket
 import sqlite3
@@ -13,16 +14,19 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from apprentice_pipeline.errors import CannotOpen, StorageFull, StoreError
+from apprentice_pipeline.reading.spools import drain_spools
 from apprentice_pipeline.records import Exchange
 from apprentice_pipeline.store import spool_process
+from apprentice_pipeline.store.arrivals import settle
 from apprentice_pipeline.store.drain import drain, waiting_rows
+from apprentice_pipeline.store.erasure import erase
 from apprentice_pipeline.store.sealing import PlainRow, plain_row
 from apprentice_pipeline.store.spool_client import PROGRAM, SpoolClient
 from apprentice_pipeline.store.spool_file import Lock, claim
@@ -36,6 +40,7 @@ from apprentice_pipeline.store.spool_frames import (
 )
 from apprentice_pipeline.store.spool_writer import MAX_PENDING_ROWS, SpoolWriter
 from apprentice_pipeline.store.staging import Staging
+from apprentice_pipeline.store.unread import UNREAD
 from apprentice_pipeline.store.workspace import Workspace
 
 TENANT = "acme"
@@ -184,6 +189,47 @@ async def test_closing_at_any_moment_of_a_return_keeps_what_waits(
     assert not list(workspace.home.spool.iterdir())
 
 
+async def test_what_a_dead_writer_had_taken_in_does_not_wait_for_the_next_record(
+    spool: SpoolClient, workspace: Workspace, exchange: Callable[..., Exchange], lost: list[str]
+) -> None:
+    """It was kept from making rows of it, and no call comes any more."""
+    assert spool.writer_pid is not None
+    records = [exchange(number) for number in range(3)]
+    await spool.commit(records[0], tenant=TENANT)
+    await until(lambda: settle(workspace.home.spool / f"{spool.spool_id}.db", 0))
+    blocker = sqlite3.connect(
+        workspace.home.spool / f"{spool.spool_id}.db", isolation_level=None, timeout=60
+    )
+    blocker.execute("BEGIN IMMEDIATE")
+    for record in records[1:]:
+        await spool.commit(record, tenant=TENANT)
+    os.kill(spool.writer_pid, signal.SIGKILL)
+    await until(lambda: lost)
+    blocker.execute("ROLLBACK")
+    blocker.close()
+    await until(lambda: spool.writer_pid)
+    report = await asyncio.to_thread(
+        erase, workspace, TENANT, namespace=records[0].namespace, now_us=1 << 60
+    )
+    assert report.spool_rows == 3
+
+
+async def test_what_stood_in_the_log_of_a_spool_that_somebody_deleted_is_kept_at_once(
+    spool: SpoolClient, workspace: Workspace, exchange: Callable[..., Exchange]
+) -> None:
+    """Its writer finds out when it makes rows of it."""
+    record = exchange()
+    path = workspace.home.spool / f"{spool.spool_id}.db"
+    blocker = sqlite3.connect(path, isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    await spool.commit(record, tenant=TENANT)
+    path.unlink()
+    blocker.close()
+    await until(lambda: f"{spool.spool_id}.db" != path.name and spool.writer_pid)
+    assert drain_spools(workspace).failed == 0
+    assert stored(workspace) == [record.pair_id]
+
+
 async def test_a_writer_that_does_not_come_up_is_tried_again_while_the_thread_writes(
     workspace: Workspace, exchange: Callable[..., Exchange]
 ) -> None:
@@ -268,6 +314,7 @@ import asyncio, sys, time
 from apprentice_pipeline.settings import load_settings
 from apprentice_pipeline.records import Exchange, Usage
 from apprentice_pipeline.store.spool_client import SpoolClient
+from apprentice_pipeline.store.unread import UNREAD
 from apprentice_pipeline.store.workspace import Workspace
 
 async def main():
@@ -338,6 +385,39 @@ def test_closing_commits_what_waits(
     assert waiting_rows(workspace.home.spool) == 50
     with pytest.raises(StoreError, match="closed"):
         asyncio.run(put_late())
+
+
+def test_what_was_acknowledged_unread_is_counted_before_it_closes(spool: SpoolClient) -> None:
+    """This writer has no reader: whatever is unread counts as lost."""
+    counts: Counter[str] = Counter()
+    spool.on_counts = lambda told: counts.update(told.get((TENANT, "tickets"), {}))
+    rows = [PlainRow(UNREAD, TENANT, "tickets", f"p{at}", b"{}", b"?", b"!") for at in range(300)]
+
+    async def put() -> None:
+        await asyncio.gather(*(spool.put_row(row) for row in rows))
+
+    asyncio.run(put())
+    spool.close()
+    assert counts == {"lost": 300, "at_risk": 300}
+
+
+async def test_what_a_writer_told_before_it_died_is_heard_though_its_end_was_noticed_in_sending(
+    spool: SpoolClient,
+) -> None:
+    """The loop had no time to read in between. This writer counts what it cannot read as lost."""
+    counts: Counter[str] = Counter()
+    spool.on_counts = lambda told: counts.update(told.get((TENANT, "tickets"), {}))
+    await spool.put_row(PlainRow(UNREAD, TENANT, "tickets", "p1", b"{}", b"?", b"!"))  # type: ignore[misc]
+    assert spool._channel is not None
+    assert select.select([spool._channel], [], [], 60)[0]
+    assert not counts
+    spool._writer.kill()
+    spool._writer.wait()
+    waiter = spool.put_row(PlainRow(UNREAD, TENANT, "tickets", "p2", b"{}", b"?", b"!"))
+    spool._send()
+    with pytest.raises(StoreError):
+        await asyncio.wait_for(cast(Any, waiter), 60)
+    assert counts == {"lost": 1, "at_risk": 1}
 
 
 async def test_telling_of_a_dead_writer_holds_the_event_loop_up_for_nothing(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -14,20 +15,35 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apprentice_pipeline.errors import StoreError
-from apprentice_pipeline.records import Exchange
-from apprentice_pipeline.store.drain import drain, waiting_rows
+from apprentice_pipeline.reading.calls import Passed
+from apprentice_pipeline.reading.spools import drain_spools, recoverer
+from apprentice_pipeline.records import Exchange, now_us
+from apprentice_pipeline.store.arrivals import empty_log, settle, unread_batches
+from apprentice_pipeline.store.drain import DrainReport, drain, waiting_rows
 from apprentice_pipeline.store.erasure import erase
 from apprentice_pipeline.store.sealing import PlainRow, plain_row
-from apprentice_pipeline.store.spool_file import LOG_SUFFIX, SpoolFile, claim
+from apprentice_pipeline.store.spool import Spool
+from apprentice_pipeline.store.spool_file import LOG_SUFFIX, Lock, SpoolFile, claim
 from apprentice_pipeline.store.spool_frames import NumberedRow
-from apprentice_pipeline.store.spool_writer import SpoolWriter
-from apprentice_pipeline.store.staging import COMMIT_ROWS, MOST_TAKEN, STEP_ROWS, Staging
-from apprentice_pipeline.store.unread import UNREAD, Reading
+from apprentice_pipeline.store.spool_writer import KEY_REFRESH_S, SpoolWriter
+from apprentice_pipeline.store.staging import (
+    COMMIT_ROWS,
+    COMMIT_S,
+    MOST_TAKEN,
+    STEP_ROWS,
+    Staging,
+)
+from apprentice_pipeline.store.unread import UNREAD, Counts, Reading, Stream
 from apprentice_pipeline.store.workspace import Workspace
 from apprentice_pipeline.vault import MemoryDataKeys, Vault
 from tests.eventually import eventually
 
 TENANT = "acme"
+OK = (
+    b'{"model": "gpt-4o", "choices": [{"index": 0, "finish_reason": "stop", "message": {"role":'
+    b' "assistant", "content": "yes"}}], "usage": {"prompt_tokens": 9, "completion_tokens": 1}}'
+)
+CALL = ("openai", "chat.completions", "", 1, 200, "whole", True, 1, None, 1.0, "", "")
 POISON = "poison"
 
 
@@ -121,6 +137,55 @@ def test_in_whatever_order_it_works_rests_and_dies_each_record_is_there_once(
     assert place.rows() == names(range(1, newest + 1))
 
 
+def of(tenant: str, record: NumberedRow) -> NumberedRow:
+    return NumberedRow(record.seq, record.row._replace(tenant=tenant))
+
+
+@pytest.mark.parametrize("erased", [(1, 2), (2,), (1,)])
+def test_what_a_tenant_took_its_key_with_holds_no_recovery_up(
+    place: Place, erased: tuple[int, ...]
+) -> None:
+    """An erasure came between the crash and the recovery."""
+    for number in (1, 2):
+        place.staging.take([of("zeta" if number in erased else TENANT, unread(number))])
+    place.staging.take([unread(3), of("zeta", unread(4))])
+    place.die()
+    place.vault.forget("zeta")
+    place.recover()
+    assert place.rows() == [(at, f"pair-{at}") for at in (1, 2, 3) if at not in erased]
+    assert place.path.with_suffix(LOG_SUFFIX).stat().st_size == 0
+    place.begin()
+    assert place.staging.take([unread(5)]).outcome == [None]
+
+
+def test_a_log_that_was_deleted_under_its_writer_is_made_anew(place: Place) -> None:
+    place.staging.take([unread(1)])
+    place.path.with_suffix(LOG_SUFFIX).unlink()
+    assert place.staging.take([unread(2)]).outcome == [None]
+    assert place.staging.take([unread(3)]).outcome == [None]
+    assert place.path.with_suffix(LOG_SUFFIX).stat().st_size > 0
+    place.die()
+    place.recover()
+    assert place.rows() == names(range(1, 4))
+
+
+def test_what_comes_long_after_an_erasure_is_not_in_the_log_under_the_erased_key(
+    tmp_path: Path,
+) -> None:
+    """Another process erased the tenant; this one had nothing of the tenant's to seal since."""
+    keys = MemoryDataKeys()
+    place = Place(tmp_path / "5f.db", Vault(bytes(32), keys))
+    place.staging.take([unread(1)])
+    place.staging.rest()
+    Vault(bytes(32), keys).forget(TENANT)
+    time.sleep(KEY_REFRESH_S + 0.1)
+    assert place.staging.take([unread(2)]).outcome == [None]
+    place.die()
+    place.vault = Vault(bytes(32), keys)
+    place.recover()
+    assert place.rows() == names(range(1, 3))
+
+
 def test_a_record_handed_over_again_after_a_crash_is_not_doubled(place: Place) -> None:
     """The acknowledgement was lost with the writer."""
     place.staging.take([unread(1), unread(2)])
@@ -189,6 +254,112 @@ def test_a_record_that_cannot_be_read_fails_alone_and_is_counted_as_lost(place: 
     assert place.staging.finish() is None
     with closing(SpoolFile.open(place.path)) as file:
         assert file.last_number() == 4
+
+
+class Sums(dict[str, float]):
+    """What was told of one stream, put together."""
+
+    def add(self, told: Mapping[Stream, Counts]) -> None:
+        for name, value in told.get((TENANT, "tickets"), {}).items():
+            self[name] = self.get(name, 0) + value
+
+
+@pytest.mark.parametrize("by_thread", [False, True])
+def test_what_is_handed_over_again_counts_once(place: Place, *, by_thread: bool) -> None:
+    """Its writer died before it told: the next one finds it in the log, and gets it again."""
+    sums, again = Sums(), [unread(1), unread(2, POISON), unread(3)]
+    place.staging.take(again[:2])
+    place.die()
+    place.begin()
+    if by_thread:
+        sums.add(place.writer.write(again).counts)
+    else:
+        for each in again:
+            sums.add(place.staging.take([each]).counts)
+        sums.add(place.staging.rest())
+    assert sums == {"pairs": 2, "lost": 1, "at_risk": 1}
+    assert [number for number, _ in place.rows()] == [1, 3]
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    steps=st.lists(
+        st.sampled_from(["take", "take", "work", "rest", "die", "again", "erasure", "delete"]),
+        max_size=40,
+    ),
+    sizes=st.lists(st.integers(1, 30), min_size=40, max_size=40),
+)
+def test_whatever_happens_no_record_counts_twice_and_without_a_crash_each_counts(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[str], sizes: list[int]
+) -> None:
+    """Every seventh cannot be read. `again`: a crash with the last acknowledgement unread, and so
+    all that was told after it; its batch is handed over again."""
+    folder = tmp_path_factory.mktemp("place")
+    place = Place(folder / "5f.db", Vault(bytes(32), MemoryDataKeys()))
+    log = place.path.with_suffix(LOG_SUFFIX)
+    sums, batch, newest, crashed = Sums(), list[NumberedRow](), 0, False
+    before = Sums()
+    for step, size in zip(steps, sizes, strict=False):
+        if step in ("die", "again"):
+            place.die()
+            place.begin()
+            crashed = True
+        if step == "take":
+            numbers = range(newest + 1, newest + size + 1)
+            batch = [unread(at, "pair" if at % 7 else POISON) for at in numbers]
+            newest += size
+            before = Sums(sums)
+        elif step == "again":
+            sums = Sums(before)
+        if step == "take" or (step == "again" and batch):
+            sums.add(place.staging.take(batch).counts)
+        elif step == "work":
+            sums.add(place.staging.work())
+        elif step == "rest":
+            sums.add(place.staging.rest())
+        elif step == "erasure" and settle(place.path, 0):
+            empty_log(place.path)
+        elif step == "delete" and place.staging.wait_s is not None:
+            place.staging.finish()
+            log.unlink(missing_ok=True)
+    sums.add(place.staging.rest())
+    place.die()
+    with closing(SpoolWriter(place.path, place.vault, read)) as writer:
+        writer.recover()
+        sums.add(writer.recovered())
+    good = [number for number in range(1, newest + 1) if number % 7]
+    assert [number for number, _ in place.rows()] == good
+    told = {name: int(sums.get(name, 0)) for name in ("pairs", "lost", "at_risk")}
+    wanted = {"pairs": len(good), "lost": newest - len(good), "at_risk": newest - len(good)}
+    assert all(told[name] <= wanted[name] for name in wanted)
+    assert crashed or told == wanted
+
+
+def test_what_was_read_counts_once_it_is_committed(place: Place) -> None:
+    """A crash in between has it read again."""
+    sums = Sums()
+    for number in range(1, 4):
+        sums.add(place.staging.take([unread(number, POISON if number == 2 else "pair")]).counts)
+        place.staging.work()
+    place.die()
+    place.begin()
+    sums.add(place.staging.take([unread(4)]).counts)
+    while place.staging.wait_s is not None:
+        sums.add(place.staging.work())
+    assert sums == {"pairs": 3, "lost": 1, "at_risk": 1}
+
+
+def test_a_record_that_cannot_be_read_keeps_no_drain_waiting(place: Place) -> None:
+    place.staging.take([unread(1), unread(2, POISON)])
+    place.staging.work()
+    assert place.staging.wait_s == COMMIT_S
+    place.staging.work()
+    assert settle(place.path, 0)
+    place.staging.take([unread(3, POISON)])
+    place.staging.work()
+    assert place.staging.wait_s == COMMIT_S
+    place.staging.work()
+    assert settle(place.path, 0)
 
 
 def test_what_is_never_kept_is_in_no_log(tmp_path: Path) -> None:
@@ -270,6 +441,27 @@ def test_a_drain_reads_what_a_dead_worker_had_taken_in(
     assert kept(workspace) == 3
 
 
+def test_what_a_dead_worker_had_taken_in_is_counted(workspace: Workspace) -> None:
+    spool_id, lock = claim(workspace.home.spool)
+    made = Place(workspace.home.spool / f"{spool_id}.db", workspace.vault)
+    asked = b'{"model": "gpt-4o", "messages": [{"role": "user", "content": "?"}]}'
+    call = Passed("good", TENANT, "tickets", asked, OK, *CALL)
+    made.staging.take([NumberedRow(1, call.row()), unread(2, POISON)])
+    made.die()
+    lock.release()
+    assert drain_spools(workspace).rows == 1
+    assert drain_spools(workspace).rows == 0
+    counted = workspace.state.counters(TENANT, "tickets")
+    assert {name: counted[name] for name in ("pairs", "lost", "at_risk")} == {
+        "pairs": 1,
+        "lost": 1,
+        "at_risk": 1,
+    }
+    assert counted["cost_usd"] > 0
+    spent = workspace.state.spent(TENANT, "tickets", now_us=now_us(), count_passthrough=True)
+    assert float(spent.spent["day"]) == pytest.approx(counted["cost_usd"])
+
+
 def test_a_log_whose_spool_is_gone_is_read_once_all_the_same(
     workspace: Workspace, exchange: Callable[..., Exchange]
 ) -> None:
@@ -290,6 +482,113 @@ def test_a_log_whose_spool_is_gone_is_read_once_all_the_same(
     assert (report.rows, report.failed, report.removed) == (1, 0, 1)
     assert kept(workspace) == 3
     assert list(workspace.home.spool.iterdir()) == []
+
+
+def damaged(workspace: Workspace, taken: Place) -> None:
+    """The worker is dead; of its spool only the log is sound."""
+    taken.die()
+    taken.path.write_bytes(b"\x99" * 8_192)
+    for suffix in ("-wal", "-shm"):
+        taken.path.with_name(taken.path.name + suffix).unlink(missing_ok=True)
+
+
+def test_the_log_of_a_damaged_spool_is_read_all_the_same(
+    workspace: Workspace, exchange: Callable[..., Exchange]
+) -> None:
+    spool_id, lock = claim(workspace.home.spool)
+    made = Place(workspace.home.spool / f"{spool_id}.db", workspace.vault)
+    made.staging.take([NumberedRow(at, plain_row(exchange(at), TENANT)) for at in (1, 2, 3)])
+    damaged(workspace, made)
+    lock.release()
+    assert drain_spools(workspace).damaged == 1
+    report = drain_spools(workspace)
+    assert (report.rows, report.failed, report.removed) == (3, 0, 1)
+    assert kept(workspace) == 3
+    assert drain_spools(workspace) == DrainReport()
+    assert len(list(workspace.home.spool.iterdir())) == 1  # the damaged file
+
+
+def resumed(workspace: Workspace, spool_id: str, lock: Lock) -> Spool:
+    """The thread of a worker whose writer died."""
+    numbers = itertools.count(4)
+    return Spool.resume(
+        workspace.home.spool,
+        workspace.vault,
+        spool_id,
+        lock,
+        [],
+        numbers,
+        read,
+        lambda _: None,
+        None,
+    )
+
+
+def test_what_a_writer_had_taken_in_survives_the_damage_that_it_finds(
+    workspace: Workspace, exchange: Callable[..., Exchange]
+) -> None:
+    """Its worker begins another spool, and goes on."""
+    spool_id, lock = claim(workspace.home.spool)
+    made = Place(workspace.home.spool / f"{spool_id}.db", workspace.vault)
+    made.staging.take([NumberedRow(at, plain_row(exchange(at), TENANT)) for at in (1, 2, 3)])
+    damaged(workspace, made)
+    thread = resumed(workspace, spool_id, lock)
+    thread.put(exchange(4), tenant=TENANT).result(60)
+    thread.close()
+    report = drain_spools(workspace)
+    assert (report.rows, report.failed) == (4, 0)
+    assert kept(workspace) == 4
+
+
+def test_a_log_that_cannot_be_read_now_keeps_no_row_of_its_spool_from_the_lake(
+    workspace: Workspace, exchange: Callable[..., Exchange]
+) -> None:
+    spool_id, lock = claim(workspace.home.spool)
+    made = Place(workspace.home.spool / f"{spool_id}.db", workspace.vault)
+    made.staging.take([NumberedRow(at, plain_row(exchange(at), TENANT)) for at in (1, 2)])
+    made.staging.rest()
+    made.staging.take([NumberedRow(3, plain_row(exchange(3), TENANT))])
+    made.die()
+    lock.release()
+    report = drain(workspace.home.spool, workspace.lake)
+    assert (report.rows, report.failed, report.removed) == (2, 1, 0)
+    assert drain_spools(workspace).rows == 1
+    assert kept(workspace) == 3
+
+
+def test_a_log_that_does_not_open_holds_no_later_record_up(
+    workspace: Workspace, exchange: Callable[..., Exchange]
+) -> None:
+    """The state database is not the one its key is in: the log waits for that one."""
+    spool_id, lock = claim(workspace.home.spool)
+    other = Vault(bytes(32), MemoryDataKeys())
+    made = Place(workspace.home.spool / f"{spool_id}.db", other)
+    made.staging.take([NumberedRow(1, plain_row(exchange(1), TENANT))])
+    made.die()
+    thread = resumed(workspace, spool_id, lock)
+    thread.put(exchange(2), tenant=TENANT).result(60)
+    thread.close()
+    report = drain_spools(workspace)
+    assert (report.rows, report.failed, report.damaged) == (1, 1, 0)
+    assert "does not open" in report.error
+    assert len(list(unread_batches(made.path, other, 0))) == 1
+
+
+def test_what_is_erased_is_in_no_log_whose_spool_is_gone(
+    workspace: Workspace, exchange: Callable[..., Exchange]
+) -> None:
+    spool_id, lock = claim(workspace.home.spool)
+    made = Place(workspace.home.spool / f"{spool_id}.db", workspace.vault)
+    made.staging.take([NumberedRow(at, plain_row(exchange(at), TENANT)) for at in (1, 2, 3)])
+    made.die()
+    lock.release()
+    for suffix in ("", "-wal", "-shm"):
+        made.path.with_name(made.path.name + suffix).unlink(missing_ok=True)
+    report = erase(
+        workspace, TENANT, namespace="tickets", now_us=1 << 60, recover=recoverer(workspace)
+    )
+    assert report.spool_rows == 3
+    assert made.path.with_suffix(LOG_SUFFIX).stat().st_size == 0
 
 
 def test_what_is_erased_is_in_no_log_either(workspace: Workspace, taken: Place) -> None:
