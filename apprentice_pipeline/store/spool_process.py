@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import signal
 import socket
 import struct
 import sys
 from collections.abc import Callable, Mapping
+from typing import Final
 
 from apprentice_pipeline.config import Config
 from apprentice_pipeline.errors import ApprenticeError
@@ -34,12 +36,15 @@ from apprentice_pipeline.store.unread import Counts, Reader, Stream, no_reader
 from apprentice_pipeline.store.workspace import Workspace
 
 _READ_BYTES = 1 << 20
+_NICE: Final = 5
+"""Rows can wait a little, calls cannot: on busy cores the worker and who talks to it go first."""
 
 
 def serve(descriptor: int, make_reader: Callable[[Config], Reader] | None = None) -> int:
     """Serves one worker. Returns the exit status; not 0 makes the worker write itself."""
     for number in (signal.SIGTERM, signal.SIGINT):  # it is the worker that is told to stop
         signal.signal(number, signal.SIG_IGN)
+    os.nice(_NICE)
     keep_memory_private()
     with socket.socket(fileno=descriptor) as channel:
         settings, more = taken_over(_line(channel))
