@@ -2,7 +2,8 @@
 
     sealing    records to sealed bytes and back
     rows       records to the Arrow rows of the lake
-    spool      a gateway worker's write-ahead file, group commit
+    arrivals   what has come to a spool's writer, safe but unread
+    spool      a process's rows on their way to the lake, group commit
     drain      spools into the lake, exactly once
     lake       Delta tables, one root a tenant
     pairs      what was captured, joined with what is known of it

@@ -37,6 +37,8 @@ MOST_BYTES: Final = 8 * 1024 * 1024
 MOST_ENTRY_BYTES: Final = 2 * 1024 * 1024
 """More than this at once is better written once, as rows, than twice."""
 SETTLE_S: Final = 2.0
+MOST_TRIES: Final = 5
+_TRIES_SUFFIX: Final = ".tries"
 _LOOK_AGAIN_S: Final = 0.002
 _HEAD: Final = struct.Struct(">IIQI")
 _CHECKED: Final = struct.Struct(">IQI")
@@ -205,6 +207,37 @@ def unread_batches(path: Path, vault: Vault, after: int) -> Iterator[Unread]:
             rows = _opened(vault, path.stem, entry)
             rows = sorted((row for row in rows if row.seq > after), key=lambda each: each.seq)
             yield Unread(entry.newest, rows)
+
+
+@contextmanager
+def tried(path: Path) -> Iterator[int]:
+    """How often it was tried before to read the log of the spool at `path`, and never ended.
+
+    A record of which a reader dies (of too little memory, or of a fault in a library) would
+    otherwise take with it every worker and every drain that meets it. Raises: OSError as
+    StoreError.
+    """
+    marks = path.with_suffix(_TRIES_SUFFIX)
+    if not newest_arrival(path):
+        yield 0
+        return
+    with mapping_errors():
+        times = marks.stat().st_size if marks.exists() else 0
+        make_private(marks)
+        with marks.open("ab") as file:
+            file.write(b".")
+    try:
+        yield times
+    finally:
+        with mapping_errors():
+            marks.unlink(missing_ok=True)
+
+
+def set_log_aside(path: Path) -> None:
+    """Renames the log of the spool at `path`, so that nobody reads it any more."""
+    log = path.with_suffix(LOG_SUFFIX)
+    with mapping_errors():
+        log.rename(log.with_name(f"{log.name}.unread-{time.time_ns() // 1_000_000}"))
 
 
 def empty_log(path: Path) -> None:

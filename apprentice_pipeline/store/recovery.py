@@ -1,8 +1,7 @@
 """Rows of all that has arrived at a spool: by its writer where that lives, here where it is dead.
 
 Belongs here: waiting for the one, having the other's log read, a spool for a log that has lost its
-own. Does not: the log (`arrivals`),
-reading (who opens a spool brings the reader).
+own. Does not: the log (`arrivals`), reading (who opens a spool brings the reader).
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ lake (`drain`).
 
 A spool `<id>` is `<id>.db` (rows), `<id>.arrivals` (what has come and is no row yet, see
 `arrivals`), `<id>.lock` (held by its worker while it lives) and `<id>.drain` (held by whoever
-drains it). A row's `seq` is never used twice, even after the file
-was emptied: the lake remembers the newest that it holds.
+drains it). A row's `seq` is never used twice, even after the file was emptied: the lake remembers
+the newest that it holds.
 """
 
 from __future__ import annotations

@@ -16,8 +16,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from apprentice_pipeline.errors import ApprenticeError, StorageFull
-from apprentice_pipeline.store.arrivals import empty_log, unread_batches
+from apprentice_pipeline.errors import ApprenticeError, StorageFull, Unstorable
+from apprentice_pipeline.store.arrivals import (
+    MOST_TRIES,
+    empty_log,
+    set_log_aside,
+    tried,
+    unread_batches,
+)
 from apprentice_pipeline.store.sealing import seal
 from apprentice_pipeline.store.spool_file import (
     BUSY_TIMEOUT_S,
@@ -215,10 +221,18 @@ class SpoolWriter:
 
     def _make_rows(self, file: SpoolFile) -> None:
         """Of what the log of arrivals still has above the file's last number."""
-        for newest, batch in unread_batches(self._path, self._vault, self._newest):
-            rows, written = self.sealed(batch)
-            file.append(rows, until=newest)
-            self._newest = self._recovered_until = newest
-            for stream, counts in counts_of(batch, written).items():
-                add_counts(self._recovered, stream, counts)
+        with tried(self._path) as times:
+            is_fatal = times >= MOST_TRIES
+            for newest, batch in unread_batches(self._path, self._vault, self._newest):
+                rows, written = _given_up(batch) if is_fatal else self.sealed(batch)
+                file.append(rows, until=newest)
+                self._newest = self._recovered_until = newest
+                for stream, counts in counts_of(batch, written).items():
+                    add_counts(self._recovered, stream, counts)
+            if is_fatal:
+                set_log_aside(self._path)
         empty_log(self._path)
+
+
+def _given_up(batch: Sequence[NumberedRow]) -> tuple[list[StoredRow], Written]:
+    return [], Written([Unstorable("whoever read this record died of it") for _ in batch], {})

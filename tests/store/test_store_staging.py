@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
 import sqlite3
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -18,7 +20,7 @@ from apprentice_pipeline.errors import StoreError
 from apprentice_pipeline.reading.calls import Passed
 from apprentice_pipeline.reading.spools import drain_spools, recoverer
 from apprentice_pipeline.records import Exchange, now_us
-from apprentice_pipeline.store.arrivals import empty_log, settle, unread_batches
+from apprentice_pipeline.store.arrivals import MOST_TRIES, empty_log, settle, unread_batches
 from apprentice_pipeline.store.drain import DrainReport, drain, waiting_rows
 from apprentice_pipeline.store.erasure import erase
 from apprentice_pipeline.store.sealing import PlainRow, plain_row
@@ -45,12 +47,15 @@ OK = (
 )
 CALL = ("openai", "chat.completions", "", 1, 200, "whole", True, 1, None, 1.0, "", "")
 POISON = "poison"
+FATAL = "fatal"
 
 
 def read(row: PlainRow) -> Reading:
-    """A reader that knows verdicts: an unread row is one, unless it is poison."""
+    """A reader that knows verdicts: an unread row is one, unless it is poison, or worse."""
     if row.pair_id.startswith(POISON):
         raise ValueError
+    if row.pair_id.startswith(FATAL):
+        os._exit(9)
     return Reading(row._replace(table="verdicts", first=None, second=None), {"pairs": 1})
 
 
@@ -385,6 +390,44 @@ def test_while_another_process_has_the_spool_records_are_taken_all_the_same(plac
         other.execute("ROLLBACK")
     assert place.staging.finish() is None
     assert place.rows() == names(range(1, 100))
+
+
+def test_a_record_that_kills_who_reads_it_does_so_only_so_often(place: Place) -> None:
+    """Then it is counted as lost, and its log set aside."""
+    place.staging.take([unread(1)])
+    assert place.staging.finish() is None
+    place.staging.take([unread(2), unread(3, FATAL)])
+    place.die()
+    deaths = 0
+    while True:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of other tests' threads
+            child = os.fork()
+        if not child:
+            place.recover()
+            os._exit(0)
+        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
+            break
+        deaths += 1
+    assert deaths == MOST_TRIES
+    assert place.rows() == names(range(1, 2))
+    assert not place.path.with_suffix(LOG_SUFFIX).exists()
+    assert len(list(place.path.parent.glob("*.unread-*"))) == 1
+    place.begin()
+    assert place.staging.take([unread(4)]).outcome == [None]
+    assert place.staging.finish() is None
+    assert [number for number, _ in place.rows()] == [1, 4]
+
+
+def test_what_is_given_up_is_counted(place: Place) -> None:
+    place.staging.take([unread(1), unread(2)])
+    place.die()
+    place.path.with_suffix(".tries").write_bytes(b"." * MOST_TRIES)
+    with closing(SpoolWriter(place.path, place.vault, read)) as writer:
+        writer.recover()
+        assert writer.recovered() == {(TENANT, "tickets"): {"lost": 2, "at_risk": 2}}
+    assert place.rows() == []
+    assert not place.path.with_suffix(".tries").exists()
 
 
 @pytest.fixture
