@@ -32,6 +32,7 @@ from apprentice_pipeline.routing.champion import (
 from apprentice_pipeline.routing.tasks import request_of
 from apprentice_pipeline.settings import load_settings
 from apprentice_pipeline.store.state import ChampionRecord
+from apprentice_pipeline.store.tombstones import Tombstone
 from apprentice_pipeline.store.workspace import Workspace
 from apprentice_pipeline.wire.conversation import system_prompt_digest
 from tests.conftest import HomeFolder
@@ -349,6 +350,17 @@ def test_it_must_be_open_and_closing_twice_is_closing_once(setting: Setting) -> 
         pass
     apprentice.close()
     assert not [each for each in threading.enumerate() if each.name == "apprentice"]
+
+
+def test_closing_brings_no_erased_pair_into_the_lake(setting: Setting) -> None:
+    """Another node erased it, while this one's spool still had it."""
+    with setting.open() as apprentice:
+        gone = apprentice.run(TASK, {"text": "the parcel never came"}).pair_id
+        kept = apprentice.run(TASK, {"text": "my card was charged twice"}).pair_id
+        workspace = setting.workspace()
+        workspace.state.add_tombstones([Tombstone("default", TASK, gone, now_us(), 0)])
+        workspace.close()
+    assert [row["pair_id"] for row in setting.captures()] == [kept]
 
 
 def test_feedback_labels_a_pair(setting: Setting) -> None:
