@@ -32,7 +32,7 @@ from apprentice_pipeline.store.spool_file import (
     StoredRow,
 )
 from apprentice_pipeline.store.spool_frames import NumberedRow, Written
-from apprentice_pipeline.store.unread import UNREAD, Reader, Stream, add_counts, no_reader
+from apprentice_pipeline.store.unread import UNREAD, Reader, Stream, add_all, add_counts, no_reader
 from apprentice_pipeline.vault import Vault
 
 MAX_PENDING_ROWS: Final = 16_384
@@ -120,8 +120,7 @@ class SpoolWriter:
         failure = failure or (self.commit(sealed) if sealed else None)
         if failure is not None:
             written.outcome[:] = [error or failure for error in written.outcome]
-        for stream, counts in self.recovered().items():
-            add_counts(written.counts, stream, counts)
+        add_all(written.counts, self.recovered())
         return written
 
     def sealed(self, batch: Sequence[NumberedRow]) -> tuple[list[StoredRow], Written]:
@@ -227,8 +226,7 @@ class SpoolWriter:
                 rows, written = _given_up(batch) if is_fatal else self.sealed(batch)
                 file.append(rows, until=newest)
                 self._newest = self._recovered_until = newest
-                for stream, counts in counts_of(batch, written).items():
-                    add_counts(self._recovered, stream, counts)
+                add_all(self._recovered, counts_of(batch, written))
             if is_fatal:
                 set_log_aside(self._path)
         empty_log(self._path)

@@ -25,7 +25,7 @@ from apprentice_pipeline.store.arrivals import Arrivals
 from apprentice_pipeline.store.spool_file import BUSY_TIMEOUT_S, SpoolDamaged, StoredRow
 from apprentice_pipeline.store.spool_frames import NumberedRow, Written
 from apprentice_pipeline.store.spool_writer import SpoolWriter, counts_of
-from apprentice_pipeline.store.unread import Counts, Stream, add_counts
+from apprentice_pipeline.store.unread import Counts, Stream, add_all
 from apprentice_pipeline.vault import Vault
 
 STEP_ROWS: Final = 4
@@ -89,7 +89,7 @@ class Staging:
             if self._append(batch):
                 return self._took(batch)
         written = self._writer.write(batch)
-        _add_all(written.counts, self._told())
+        add_all(written.counts, self._told())
         return written
 
     def work(self) -> Mapping[Stream, Counts]:
@@ -139,7 +139,7 @@ class Staging:
         try:
             if self._log is None:
                 self._writer.recover()
-                _add_all(self._untold, self._writer.recovered())
+                add_all(self._untold, self._writer.recovered())
                 self._log = Arrivals.open(self._path, self._vault)
             self._writer.refresh_keys(batch)
             return self._log.append(batch)
@@ -160,7 +160,7 @@ class Staging:
             rows, written = self._writer.sealed(batch)
             self._rows += rows
             self._read_until = batch[-1].seq
-            _add_all(self._counts, counts_of(batch, written))
+            add_all(self._counts, counts_of(batch, written))
 
     def _commit_soon(self) -> None:
         """Now, unless that failed a moment ago or somebody else has the file."""
@@ -172,7 +172,7 @@ class Staging:
         failure = self._writer.commit(self._rows, until=self._read_until, patience_s=patience_s)
         if failure is None:
             self._rows.clear()
-            _add_all(self._untold, self._counts)
+            add_all(self._untold, self._counts)
             self._counts = {}
         return failure
 
@@ -181,8 +181,3 @@ class Staging:
             return {}
         told, self._untold = self._untold, {}
         return told
-
-
-def _add_all(sums: dict[Stream, dict[str, float]], more: Mapping[Stream, Counts]) -> None:
-    for stream, counts in more.items():
-        add_counts(sums, stream, counts)

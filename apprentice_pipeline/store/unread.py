@@ -45,3 +45,9 @@ def add_counts(sums: dict[Stream, dict[str, float]], stream: Stream, counts: Cou
     known = sums.setdefault(stream, {})
     for name, value in counts.items():
         known[name] = known.get(name, 0) + value
+
+
+def add_all(sums: dict[Stream, dict[str, float]], more: Mapping[Stream, Counts]) -> None:
+    """`add_counts` of every stream in `more`."""
+    for stream, counts in more.items():
+        add_counts(sums, stream, counts)
