@@ -25,7 +25,7 @@ from apprentice_pipeline.records import date_of, now_us
 from apprentice_pipeline.store.journal import Place
 from apprentice_pipeline.store.loss_files import LossFile
 from apprentice_pipeline.store.state import State
-from apprentice_pipeline.store.unread import Counts, Stream
+from apprentice_pipeline.store.unread import Counts, Stream, spent
 
 FLUSH_S = 1.0
 MOST_STREAMS = 20_000
@@ -94,9 +94,9 @@ class Tally:
     def take_in(self, counts: Mapping[Stream, Counts]) -> None:
         """Adds what the spool's writer found passed calls to be (`reading.counts_of`)."""
         for (tenant, namespace), increments in counts.items():
-            told = dict(increments)
-            if priced := int(told.pop("priced", 0)):
-                self._spend((tenant, namespace), told.get("cost_usd", 0.0), priced)
+            told, spending = spent(increments)
+            if spending is not None:
+                self._spend((tenant, namespace), *spending)
             self.add(tenant, namespace, **told)
             if "lost" in told:  # after its response had gone
                 self.alert(tenant, namespace, "capture_failed", _UNSTORABLE)

@@ -17,7 +17,7 @@ from apprentice_pipeline.records import date_of, now_us
 from apprentice_pipeline.store.drain import DrainReport, drain
 from apprentice_pipeline.store.recovery import Recover
 from apprentice_pipeline.store.spool_writer import SpoolWriter
-from apprentice_pipeline.store.unread import Counts, Stream
+from apprentice_pipeline.store.unread import Counts, Stream, spent
 from apprentice_pipeline.store.workspace import Workspace
 
 
@@ -40,9 +40,9 @@ def _count(workspace: Workspace, counts: Mapping[Stream, Counts]) -> None:
     at_us = now_us()
     day, events, spending = date_of(at_us), {}, {}
     for (tenant, namespace), increments in counts.items():
-        told = dict(increments)
-        if priced := int(told.pop("priced", 0)):
-            spending[tenant, namespace] = (told.get("cost_usd", 0.0), priced)
+        told, money = spent(increments)
+        if money is not None:
+            spending[tenant, namespace] = money
         events[tenant, namespace, day] = told
         if "lost" in told:
             workspace.state.add_alert(tenant, namespace, "capture_failed", _LOST, now_us=at_us)

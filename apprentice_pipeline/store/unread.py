@@ -51,3 +51,10 @@ def add_all(sums: dict[Stream, dict[str, float]], more: Mapping[Stream, Counts])
     """`add_counts` of every stream in `more`."""
     for stream, counts in more.items():
         add_counts(sums, stream, counts)
+
+
+def spent(counts: Counts) -> tuple[dict[str, float], tuple[float, int] | None]:
+    """What adds to the counters, and the spending in it: US dollars, and of how many calls."""
+    told = dict(counts)
+    priced = int(told.pop("priced", 0))
+    return told, (told.get("cost_usd", 0.0), priced) if priced else None

@@ -430,11 +430,16 @@ def test_what_is_given_up_is_counted(place: Place) -> None:
     assert not place.path.with_suffix(".tries").exists()
 
 
+def claimed(workspace: Workspace, vault: Vault | None = None) -> tuple[Place, Lock]:
+    """A worker's spool of a workspace, and the lock that says the worker lives."""
+    spool_id, lock = claim(workspace.home.spool)
+    return Place(workspace.home.spool / f"{spool_id}.db", vault or workspace.vault), lock
+
+
 @pytest.fixture
 def taken(workspace: Workspace, exchange: Callable[..., Exchange]) -> Iterator[Place]:
     """A live worker's spool of a workspace, with three exchanges that are in its log only."""
-    spool_id, lock = claim(workspace.home.spool)
-    made = Place(workspace.home.spool / f"{spool_id}.db", workspace.vault)
+    made, lock = claimed(workspace)
     batch = [NumberedRow(at, plain_row(exchange(at), TENANT)) for at in (1, 2, 3)]
     assert made.staging.take(batch).outcome == [None] * 3
     yield made
@@ -469,8 +474,7 @@ def test_a_drain_waits_for_what_a_living_writer_has_taken_in(
 def test_a_drain_reads_what_a_dead_worker_had_taken_in(
     workspace: Workspace, exchange: Callable[..., Exchange]
 ) -> None:
-    spool_id, lock = claim(workspace.home.spool)
-    made = Place(workspace.home.spool / f"{spool_id}.db", workspace.vault)
+    made, lock = claimed(workspace)
     made.staging.take([NumberedRow(at, plain_row(exchange(at), TENANT)) for at in (1, 2, 3)])
     made.die()
     lock.release()
@@ -485,8 +489,7 @@ def test_a_drain_reads_what_a_dead_worker_had_taken_in(
 
 
 def test_what_a_dead_worker_had_taken_in_is_counted(workspace: Workspace) -> None:
-    spool_id, lock = claim(workspace.home.spool)
-    made = Place(workspace.home.spool / f"{spool_id}.db", workspace.vault)
+    made, lock = claimed(workspace)
     asked = b'{"model": "gpt-4o", "messages": [{"role": "user", "content": "?"}]}'
     call = Passed("good", TENANT, "tickets", asked, OK, *CALL)
     made.staging.take([NumberedRow(1, call.row()), unread(2, POISON)])
@@ -509,8 +512,7 @@ def test_a_log_whose_spool_is_gone_is_read_once_all_the_same(
     workspace: Workspace, exchange: Callable[..., Exchange]
 ) -> None:
     """Its first two rows had reached the lake; then somebody deleted the database."""
-    spool_id, lock = claim(workspace.home.spool)
-    made = Place(workspace.home.spool / f"{spool_id}.db", workspace.vault)
+    made, lock = claimed(workspace)
     rows = [NumberedRow(at, plain_row(exchange(at), TENANT)) for at in (1, 2, 3)]
     made.staging.take(rows[:2])
     assert made.staging.finish() is None
@@ -538,8 +540,7 @@ def damaged(workspace: Workspace, taken: Place) -> None:
 def test_the_log_of_a_damaged_spool_is_read_all_the_same(
     workspace: Workspace, exchange: Callable[..., Exchange]
 ) -> None:
-    spool_id, lock = claim(workspace.home.spool)
-    made = Place(workspace.home.spool / f"{spool_id}.db", workspace.vault)
+    made, lock = claimed(workspace)
     made.staging.take([NumberedRow(at, plain_row(exchange(at), TENANT)) for at in (1, 2, 3)])
     damaged(workspace, made)
     lock.release()
@@ -571,11 +572,10 @@ def test_what_a_writer_had_taken_in_survives_the_damage_that_it_finds(
     workspace: Workspace, exchange: Callable[..., Exchange]
 ) -> None:
     """Its worker begins another spool, and goes on."""
-    spool_id, lock = claim(workspace.home.spool)
-    made = Place(workspace.home.spool / f"{spool_id}.db", workspace.vault)
+    made, lock = claimed(workspace)
     made.staging.take([NumberedRow(at, plain_row(exchange(at), TENANT)) for at in (1, 2, 3)])
     damaged(workspace, made)
-    thread = resumed(workspace, spool_id, lock)
+    thread = resumed(workspace, made.path.stem, lock)
     thread.put(exchange(4), tenant=TENANT).result(60)
     thread.close()
     report = drain_spools(workspace)
@@ -586,8 +586,7 @@ def test_what_a_writer_had_taken_in_survives_the_damage_that_it_finds(
 def test_a_log_that_cannot_be_read_now_keeps_no_row_of_its_spool_from_the_lake(
     workspace: Workspace, exchange: Callable[..., Exchange]
 ) -> None:
-    spool_id, lock = claim(workspace.home.spool)
-    made = Place(workspace.home.spool / f"{spool_id}.db", workspace.vault)
+    made, lock = claimed(workspace)
     made.staging.take([NumberedRow(at, plain_row(exchange(at), TENANT)) for at in (1, 2)])
     made.staging.rest()
     made.staging.take([NumberedRow(3, plain_row(exchange(3), TENANT))])
@@ -603,12 +602,11 @@ def test_a_log_that_does_not_open_holds_no_later_record_up(
     workspace: Workspace, exchange: Callable[..., Exchange]
 ) -> None:
     """The state database is not the one its key is in: the log waits for that one."""
-    spool_id, lock = claim(workspace.home.spool)
     other = Vault(bytes(32), MemoryDataKeys())
-    made = Place(workspace.home.spool / f"{spool_id}.db", other)
+    made, lock = claimed(workspace, other)
     made.staging.take([NumberedRow(1, plain_row(exchange(1), TENANT))])
     made.die()
-    thread = resumed(workspace, spool_id, lock)
+    thread = resumed(workspace, made.path.stem, lock)
     thread.put(exchange(2), tenant=TENANT).result(60)
     thread.close()
     report = drain_spools(workspace)
@@ -620,8 +618,7 @@ def test_a_log_that_does_not_open_holds_no_later_record_up(
 def test_what_is_erased_is_in_no_log_whose_spool_is_gone(
     workspace: Workspace, exchange: Callable[..., Exchange]
 ) -> None:
-    spool_id, lock = claim(workspace.home.spool)
-    made = Place(workspace.home.spool / f"{spool_id}.db", workspace.vault)
+    made, lock = claimed(workspace)
     made.staging.take([NumberedRow(at, plain_row(exchange(at), TENANT)) for at in (1, 2, 3)])
     made.die()
     lock.release()
