@@ -196,8 +196,10 @@ def hang_up(client: Raw, piece: bytes) -> None:
 def test_a_call_that_takes_too_long_is_504(
     start: Any, raw: Any, provider: Any, provider_name: str
 ) -> None:
+    """Whoever notices first says so: the door ends the connection, the pool only its call."""
     gateway = start(gateway={"total_timeout_s": 0.5})
-    call = head(provider_name, "x-behave: waiting-json", length=len(ASK)) + b"\r\n" + ASK
+    lines = ("x-behave: waiting-json", "connection: close")
+    call = head(provider_name, *lines, length=len(ASK)) + b"\r\n" + ASK
     status, _, error = raw(gateway).send(call).answer()
     provider.go_on.set()
     assert status == 504
