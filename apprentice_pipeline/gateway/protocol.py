@@ -1,13 +1,14 @@
 """Uvicorn's HTTP/1.1 protocol, where what it does by default is not what a gateway may do.
 
 Belongs here: what is told apart while bytes are parsed; requests that ask for another protocol;
-answers to old or waiting clients. Does not: what follows from it (`guard`).
+answers to old or waiting clients; a response's head and body as one write. Does not: what follows from it (`guard`).
 Promise: a request without trailers costs nothing more; one that is malformed is answered by
 `guard`, not as plain text; no request loses its body.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import struct
@@ -36,6 +37,12 @@ class Protocol(HttpToolsProtocol):
     malformed = False
     in_chunk = False
     answering: RequestResponseCycle | None = None
+    joining: Joining
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """See `asyncio.Protocol`."""
+        super().connection_made(transport)
+        self.joining = Joining(transport, self.loop)
 
     @property
     def owes(self) -> RequestResponseCycle | None:
@@ -72,6 +79,7 @@ class Protocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self.answering = cycle
+        cycle.transport = self.joining.for_response()
         if cycle.waiting_for_100_continue or cycle.scope["http_version"] != "1.1":
             app = _Fitting(cycle, app)
         super()._start_asgi_task(cycle, app)
@@ -94,6 +102,50 @@ class Protocol(HttpToolsProtocol):
         behind.in_known_head = False
         if rest:
             self.data_received(rest)
+
+
+class Joining:
+    """A transport that sends a response's head with what follows it in the same turn of the loop.
+
+    Uvicorn writes them one after the other, and each write is a system call, a segment, and a
+    client that is woken. A head that nothing follows at once goes alone, before the loop waits.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._is_head = False
+        self._held = b""
+
+    def for_response(self) -> asyncio.Transport:
+        """Itself: what is written next is a head."""
+        self._send_held()
+        self._is_head = True
+        return cast(asyncio.Transport, self)
+
+    def write(self, data: bytes) -> None:
+        """See `asyncio.WriteTransport`."""
+        if self._is_head:
+            self._is_head, self._held = False, data
+            self._loop.call_soon(self._send_held)
+        elif self._held:
+            held, self._held = self._held, b""
+            self._transport.write(held + data)
+        else:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        """See `asyncio.BaseTransport`."""
+        self._send_held()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def _send_held(self) -> None:
+        held, self._held = self._held, b""
+        if held and not self._transport.is_closing():
+            self._transport.write(held)
 
 
 class _Behind:
