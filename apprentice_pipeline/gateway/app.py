@@ -104,28 +104,33 @@ class GatewayApp:
         self._tally.alert("", "", "state_unreachable", "a worker waited for the state database")
 
     async def start(self) -> None:
-        """Opens the connections and begins counting."""
-        config = self._workspace.config
-        upstream = Upstream(config.remote.endpoints, config.gateway)
-        pricing = Pricing(config.remote.prices)
-        timeout_s = config.gateway.commit_timeout_ms / 1_000
-        reader = ExchangeReader.of(config)
-        recorder = Recorder(self._spool, self._tally, reader, timeout_s)
-        background = [asyncio.create_task(self._tally.run())]
-        local: LocalAnswers | None = None
+        """Opens the connections and begins counting.
+
+        Raises: StoreError where the state database does not answer: then it can be done again.
+        """
+        workspace, config = self._workspace, self._workspace.config
+        champions, allowance = Champions(workspace.state), Allowance(workspace)
         if self._make_router is not None:
-            self._router = self._make_router()
-            champions = Champions(self._workspace.state)
             await champions.refresh()
-            background.append(asyncio.create_task(champions.run()))
-            local = LocalAnswers(self._router, champions, upstream, recorder, pricing, self._tally)
-        allowance = Allowance(self._workspace)
+            self._router = self._make_router()
         if allowance.binding:
             await allowance.refresh()
-            background.append(asyncio.create_task(allowance.run()))
+        upstream = Upstream(config.remote.endpoints, config.gateway)
+        timeout_s = config.gateway.commit_timeout_ms / 1_000
+        recorder = Recorder(self._spool, self._tally, ExchangeReader.of(config), timeout_s)
+        local: LocalAnswers | None = None
+        if self._router is not None:
+            pricing = Pricing(config.remote.prices)
+            local = LocalAnswers(self._router, champions, upstream, recorder, pricing, self._tally)
         relay = Relay(recorder, self._tally, local, config.capture.max_bytes)
         captures = Captures(config, self._access, upstream, relay, self._tally, allowance, local)
-        self._running = Running(captures, upstream, self._tally, tuple(background))
+        background = [self._tally.run()]
+        if local is not None:
+            background.append(champions.run())
+        if allowance.binding:
+            background.append(allowance.run())
+        tasks = tuple(map(asyncio.create_task, background))
+        self._running = Running(captures, upstream, self._tally, tasks)
 
     async def stop(self) -> None:
         """Closes what `start` opened and writes the last counts."""

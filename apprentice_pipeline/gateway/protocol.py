@@ -1,7 +1,8 @@
 """Uvicorn's HTTP/1.1 protocol, where what it does by default is not what a gateway may do.
 
 Belongs here: what is told apart while bytes are parsed; requests that ask for another protocol;
-answers to old or waiting clients; a response's head and body as one write. Does not: what follows from it (`guard`).
+answers to old or waiting clients; a response's head and body as one write. Does not: what follows
+from it (`guard`).
 Promise: a request without trailers costs nothing more; one that is malformed is answered by
 `guard`, not as plain text; no request loses its body.
 """

@@ -82,29 +82,40 @@ class WaitingApp:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _try_again(self) -> None:
-        while True:
-            opened = await asyncio.to_thread(self._open)
-            if opened is not None:
-                break
+        while not await self._serves():  # noqa: ASYNC110 - nothing tells of a database
             await asyncio.sleep(RETRY_S)
-        app = opened.app
-        await app.start()
-        self._app = app
-        app.was_waiting(self._refused)
         sys.stderr.write("gateway worker: the state database answers; calls are served\n")
 
-    def _open(self) -> Opened | None:
+    async def _serves(self) -> bool:
+        """Tries once, and tells whether that was enough. A database that comes back may do so by
+        half, and go again before the application has started."""
         try:
-            self.opened = self._open_parts()
-        except ApprenticeError as error:
+            await asyncio.to_thread(self._open)
+            assert self.opened is not None
+            await self.opened.app.start()
+        except Exception as error:  # the edge: whatever it is, the next try may fare better
             if time.monotonic() - self._said_at >= SAY_S:
                 self._say(error)
-        return self.opened
+            await asyncio.to_thread(self._close)
+            return False
+        self._app = self.opened.app
+        self._app.was_waiting(self._refused)
+        return True
 
-    def _say(self, error: ApprenticeError) -> None:
+    def _open(self) -> None:
+        """In a thread, which a shutdown does not end: what it opens then `worker` closes."""
+        self.opened = self._open_parts()
+
+    def _close(self) -> None:
+        opened, self.opened = self.opened, None
+        if opened is not None:
+            with contextlib.suppress(ApprenticeError):
+                opened.close()
+
+    def _say(self, error: Exception) -> None:
         self._said_at = time.monotonic()
-        remedy = f"; {error.remedy}" if error.remedy else ""
-        sys.stderr.write(
-            f"gateway worker: {error.message}{remedy}; until then calls are refused with 503\n"
-        )
+        told = f"opening failed: {type(error).__name__}"
+        if isinstance(error, ApprenticeError):
+            told = f"{error.message}; {error.remedy}" if error.remedy else error.message
+        sys.stderr.write(f"gateway worker: {told}; until then calls are refused with 503\n")
         sys.stderr.flush()

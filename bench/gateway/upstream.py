@@ -13,6 +13,7 @@ from typing import cast
 
 import uvloop
 
+from bench.gateway.aside import stand_aside
 from bench.gateway.messages import plain_answer, streamed_answer
 
 _PLAIN = plain_answer()
@@ -71,4 +72,5 @@ async def _serve() -> None:
 
 
 if __name__ == "__main__":
+    stand_aside()
     uvloop.run(_serve())

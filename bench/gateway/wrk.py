@@ -13,6 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from bench.gateway.aside import stand_aside
+
 _NOT_GIVEN = (b"host", b"content-length", b"connection")
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 
@@ -32,7 +34,13 @@ def run(port: int, data: bytes, connections: int, seconds: float) -> dict[str, A
         script.write_text(_script(method, lines, body))
         command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--latency"]
         command += ["-s", str(script), f"http://127.0.0.1:{port}{path}"]
-        printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        printed = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=True,
+            preexec_fn=stand_aside,
+        ).stdout
     return _figures(printed)
 
 

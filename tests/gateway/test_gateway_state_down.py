@@ -77,18 +77,17 @@ class Sqlite:
     """A file that can be put out of reach."""
 
     def __init__(self, folder: Path) -> None:
-        self._file = folder / "state.db"
-        self.url = f"sqlite:///{self._file}"
+        self._folder = folder / "state"
+        self._folder.mkdir()
+        self.url = f"sqlite:///{self._folder / 'state.db'}"
 
     def silence(self) -> None:
-        """Moves it away: whoever opens it finds a folder in its place."""
-        self._file.rename(self._file.with_suffix(".away"))
-        self._file.mkdir()
+        """Moves it away, with its log: at once, for a file that is found without is made anew."""
+        self._folder.rename(self._folder.with_suffix(".away"))
 
     def answer(self) -> None:
         """Moves it back."""
-        self._file.rmdir()
-        self._file.with_suffix(".away").rename(self._file)
+        self._folder.with_suffix(".away").rename(self._folder)
 
     def close(self) -> None:
         """Nothing runs."""
