@@ -116,6 +116,7 @@ class SpoolWriter:
         Raises: SpoolDamaged when the file is gone or not sound: nothing of the batch is stored.
         """
         failure = self.commit(()) if self._file is None else None  # what the log has comes first
+        self.refresh_keys(batch)
         sealed, written = self.sealed(batch)
         failure = failure or (self.commit(sealed) if sealed else None)
         if failure is not None:
@@ -125,8 +126,7 @@ class SpoolWriter:
 
     def sealed(self, batch: Sequence[NumberedRow]) -> tuple[list[StoredRow], Written]:
         """Reads what is unread and seals: the rows of those that did not fail, and that no log
-        brought already."""
-        self.refresh_keys(batch)
+        brought already. Keys: see `refresh_keys`, which comes before."""
         written = Written([None] * len(batch), {})
         readable = self._all_read(batch, written)
         sealed: list[StoredRow] = []
@@ -235,6 +235,7 @@ class SpoolWriter:
         with tried(self._path) as times:
             is_fatal = times >= MOST_TRIES
             for newest, batch in unread_batches(self._path, self._vault, self._newest):
+                self.refresh_keys(batch)
                 rows, written = _given_up(batch) if is_fatal else self.sealed(batch)
                 file.append(rows, until=newest)
                 self._newest = self._recovered_until = newest
