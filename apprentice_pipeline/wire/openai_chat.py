@@ -59,6 +59,9 @@ class _Choice:
     def add(self, delta: dict[str, Any], *, whole: bool) -> None:
         """Takes in a delta, or a `whole` message. Raises: TypeError and its like if malformed."""
         content = delta.get("content")
+        if len(delta) == 1 and isinstance(content, str):  # nearly every event of a stream
+            self._add_text("text", content)
+            return
         if isinstance(content, list):
             self._add_parts(content)
         else:
@@ -154,7 +157,10 @@ class ChatAssembly:
         self._model = self._model or as_text(document.get("model"))
         self._tier = document.get("service_tier") or self._tier
         for choice in as_list(document.get("choices")):
-            known = self._choices.setdefault(count(choice.get("index")) or 0, _Choice())
+            index = count(choice.get("index")) or 0
+            known = self._choices.get(index)
+            if known is None:
+                known = self._choices[index] = _Choice()
             known.add(as_object(choice.get(key)), whole=key == "message")
             known.finish_reason = as_text(choice.get("finish_reason")) or known.finish_reason
         if (usage := document.get("usage")) is not None:
