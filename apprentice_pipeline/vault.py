@@ -325,7 +325,7 @@ def _keyed_digest(key: bytes, data: bytes) -> bytes:
     return mac.finalize()
 
 
-@functools.lru_cache(maxsize=1_024)
+@functools.lru_cache(maxsize=4_096)
 def _mac(key: bytes) -> HMAC:
     """Made once a key: to make one costs three times what a short digest does."""
     return HMAC(key, SHA256())

@@ -119,6 +119,11 @@ class Access:
         self._asking: dict[tuple[object, int], asyncio.Task[_Known[Any]]] = {}
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="access")
 
+    def close(self) -> None:
+        """Lets go of its threads, once what they are asked is answered, and of its file."""
+        self._threads.shutdown(wait=False)
+        self._changes.close()
+
     def admit_cached(self, headers: Incoming) -> Caller | None:
         """The caller when the cache alone can tell; None: ask `admit`. No system call."""
         found = self._callers.get(headers.token)

@@ -59,12 +59,8 @@ class GatewayApp:
         self._most_headers = config.gateway.max_headers
         self._observer = observer(config)
         self._metrics = Metrics()
-        self._tally = Tally(
-            workspace.state,
-            self._metrics,
-            config.budget.timezone,
-            LossFile.open(workspace.home.losses),
-        )
+        self._losses = LossFile.open(workspace.home.losses)
+        self._tally = Tally(workspace.state, self._metrics, config.budget.timezone, self._losses)
         spool.on_counts = self._tally.take_in
         self._access = Access(workspace)
         self._apprentices = Apprentices(workspace.settings)
@@ -104,10 +100,7 @@ class GatewayApp:
         self._tally.alert("", "", "state_unreachable", "a worker waited for the state database")
 
     async def start(self) -> None:
-        """Opens the connections and begins counting.
-
-        Raises: StoreError where the state database does not answer: then it can be done again.
-        """
+        """Opens the connections and begins counting. Raises: what making a router does."""
         workspace, config = self._workspace, self._workspace.config
         champions, allowance = Champions(workspace.state), Allowance(workspace)
         if self._make_router is not None:
@@ -146,12 +139,21 @@ class GatewayApp:
         await asyncio.gather(*running.background, return_exceptions=True)
         await running.upstream.close()
         await running.tally.flush_aside()
-        if self._observer is not None:
-            await asyncio.to_thread(self._observer.close)
+        await asyncio.to_thread(self._close_observer)
 
-    def write_counts(self) -> None:
-        """Those that came after `stop`, with the spool's end."""
+    def close(self) -> None:
+        """Lets go of what it was made with, started or not. The last counts are written: those
+        that came with the spool's end."""
         self._tally.flush()
+        if self._losses is not None:
+            self._losses.close()
+        self._access.close()
+        self._close_observer()
+
+    def _close_observer(self) -> None:
+        closing, self._observer = self._observer, None
+        if closing is not None:
+            closing.close()
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:

@@ -80,7 +80,8 @@ class Protocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self.answering = cycle
-        cycle.transport = self.joining.for_response()
+        if cycle.scope["method"] != "HEAD":  # there it is the head that completes the answer
+            cycle.transport = self.joining.for_response()
         if cycle.waiting_for_100_continue or cycle.scope["http_version"] != "1.1":
             app = _Fitting(cycle, app)
         super()._start_asgi_task(cycle, app)

@@ -109,7 +109,7 @@ class WaitingApp:
     def _close(self) -> None:
         opened, self.opened = self.opened, None
         if opened is not None:
-            with contextlib.suppress(ApprenticeError):
+            with contextlib.suppress(Exception):  # the edge, again: it goes on trying
                 opened.close()
 
     def _say(self, error: Exception) -> None:

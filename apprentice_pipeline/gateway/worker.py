@@ -82,10 +82,11 @@ class _Parts:
         return parts
 
     def close(self) -> None:
-        """The spool's records are committed first."""
-        self.spool.close()
-        self.app.write_counts()
-        self.workspace.close()
+        """The spool's records are committed first. What fails to close holds up nothing else."""
+        with contextlib.ExitStack() as closing:
+            closing.callback(self.workspace.close)
+            closing.callback(self.app.close)
+            closing.callback(self.spool.close)
 
 
 def _application(settings: Settings) -> _Parts | WaitingApp:

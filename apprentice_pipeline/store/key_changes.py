@@ -44,6 +44,10 @@ class KeyChanges:
         except OSError as error:
             raise self._failure(error) from None
 
+    def close(self) -> None:
+        """Lets go of the file. Safe twice."""
+        self._seen = None
+
     def _opened(self) -> int:
         self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

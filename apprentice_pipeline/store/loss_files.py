@@ -62,6 +62,7 @@ class LossFile:
         self._lock = lock
         self._totals: dict[Place, list[int]] = {}
         self._slots: dict[Place, int] = {}
+        self._is_closed = False
 
     @classmethod
     def open(cls, folder: Path) -> LossFile | None:
@@ -77,6 +78,8 @@ class LossFile:
         """Adds what is a loss of `increments`. A total that finds no room comes with the next."""
         if "lost" not in increments and "at_risk" not in increments:  # as for almost every call
             return
+        if self._is_closed:  # its descriptor may be another file's by now
+            return
         totals = self._totals.get(place)
         if totals is None:
             if len(self._totals) >= _MOST_SLOTS:
@@ -88,6 +91,13 @@ class LossFile:
         slot = _SLOT.pack(*totals, "\0".join(place).encode())
         with contextlib.suppress(OSError):
             os.pwrite(self._lock.descriptor, slot, self._slots[place] * _SLOT.size)
+
+    def close(self) -> None:
+        """Lets go of it. What the counters may not have had of it yet is added later, as a dead
+        process's. Safe twice."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._lock.release(remove=not self._totals)
 
     def marks(self, entries: Mapping[Place, Mapping[str, float]]) -> dict[Place, dict[str, float]]:
         """What is to be added to the counters in one transaction with `entries`."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -42,6 +42,8 @@ KEY_REFRESH_S: Final = 2.0
 """How long a tenant's key is used before it is looked up again: another process may have erased
 the tenant, and what is sealed with a forgotten key never opens."""
 REFRESH_PATIENCE_S: Final = 0.05
+_FEW_ROWS: Final = 16
+_FEW_BYTES: Final = 1024 * 1024
 
 
 class _Refreshing:
@@ -128,22 +130,23 @@ class SpoolWriter:
         """Reads what is unread and seals: the rows of those that did not fail, and that no log
         brought already. Keys: see `refresh_keys`, which comes before."""
         written = Written([None] * len(batch), {})
-        readable = self._all_read(batch, written)
         sealed: list[StoredRow] = []
-        for at, row in readable:
-            try:
-                sealed.append(StoredRow(batch[at].seq, seal(self._vault, row)))
-            except Exception as error:  # the writer's edge: whatever it is, its waiter gets it
-                written.outcome[at] = error
+        for places in _few_at_once(batch):
+            for at, row in self._all_read(batch, places, written):
+                try:
+                    sealed.append(StoredRow(batch[at].seq, seal(self._vault, row)))
+                except Exception as error:  # the writer's edge: whatever it is, its waiter gets it
+                    written.outcome[at] = error
         return sealed, written
 
     def _all_read(
-        self, batch: Sequence[NumberedRow], written: Written
+        self, batch: Sequence[NumberedRow], places: range, written: Written
     ) -> list[tuple[int, PlainRow]]:
-        """What is to be sealed, with its place in the batch. All are read before any is sealed:
-        a processor does one thing again faster than two in turn."""
+        """What is to be sealed of these, with its place. All are read before any is sealed: a
+        processor does one thing again faster than two in turn."""
         found: list[tuple[int, PlainRow]] = []
-        for at, each in enumerate(batch):
+        for at in places:
+            each = batch[at]
             if self._recovered_after < each.seq <= self._recovered_until:
                 continue
             try:
@@ -243,6 +246,17 @@ class SpoolWriter:
             if is_fatal:
                 set_log_aside(self._path)
         empty_log(self._path)
+
+
+def _few_at_once(batch: Sequence[NumberedRow]) -> Iterator[range]:
+    """The places of a batch, few at a time: what is read waits in memory until it is sealed."""
+    start = size = 0
+    for at, each in enumerate(batch):
+        if at - start == _FEW_ROWS or (at > start and size + each.row.size > _FEW_BYTES):
+            yield range(start, at)
+            start, size = at, 0
+        size += each.row.size
+    yield range(start, len(batch))
 
 
 def _given_up(batch: Sequence[NumberedRow]) -> tuple[list[StoredRow], Written]:

@@ -124,3 +124,15 @@ def test_a_client_gets_head_and_body_together(start: Any, provider: Any) -> None
             assert first.startswith(b"HTTP/1.1 200")
             assert first.partition(b"\r\n\r\n")[2], "the body came by itself"
     assert len(provider.seen) == 3
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/nothing", "/v1/capture/nobody/x"])
+def test_a_head_request_is_answered_though_its_client_has_ended_its_side(
+    start: Any, path: str
+) -> None:
+    gateway = start()
+    for _ in range(5):
+        with socket.create_connection(("127.0.0.1", gateway.server.port), timeout=60) as client:
+            client.sendall(f"HEAD {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n".encode())
+            client.shutdown(socket.SHUT_WR)
+            assert client.recv(1 << 16).startswith(b"HTTP/1.1 ")
