@@ -103,11 +103,11 @@ class GatewayApp:
         """Opens the connections and begins counting. Raises: what making a router does."""
         workspace, config = self._workspace, self._workspace.config
         champions, allowance = Champions(workspace.state), Allowance(workspace)
-        if self._make_router is not None:
-            await champions.refresh()
-            self._router = self._make_router()
         if allowance.binding:
             await allowance.refresh()
+        if self._make_router is not None:  # after it nothing fails: `close` need not know of it
+            await champions.refresh()
+            self._router = self._make_router()
         upstream = Upstream(config.remote.endpoints, config.gateway)
         timeout_s = config.gateway.commit_timeout_ms / 1_000
         recorder = Recorder(self._spool, self._tally, ExchangeReader.of(config), timeout_s)
