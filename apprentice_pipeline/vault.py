@@ -152,10 +152,11 @@ class Vault:
         version, key = self._current(tenant)
         header = _HEADER.pack(SEAL_VERSION, version)
         cipher, compress = AESGCM(_row_key(key, pair_id)), _zstd().compressor.compress
+        place = _place(tenant, namespace, pair_id)
         nonces, sealed = os.urandom(_NONCE * len(fields)), {}
         for at, (field, plaintext) in enumerate(fields.items()):
             nonce = nonces[_NONCE * at : _NONCE * (at + 1)]
-            context = _context(tenant, namespace, pair_id, field, version)
+            context = place + _joined(field, str(version))
             sealed[field] = header + nonce + cipher.encrypt(nonce, compress(plaintext), context)
         return sealed
 
@@ -332,7 +333,11 @@ def _mac(key: bytes) -> HMAC:
 
 
 def _context(tenant: str, namespace: str, pair_id: str, field: str, version: int) -> bytes:
-    return _joined(tenant, namespace) + _prefixed(pair_id) + _joined(field, str(version))
+    return _place(tenant, namespace, pair_id) + _joined(field, str(version))
+
+
+def _place(tenant: str, namespace: str, pair_id: str) -> bytes:
+    return _joined(tenant, namespace) + _prefixed(pair_id)
 
 
 @functools.lru_cache(maxsize=4_096)

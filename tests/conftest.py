@@ -12,7 +12,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -159,7 +159,7 @@ def put_pairs(workspace: Workspace, number: int, **changes: Any) -> list[Exchang
     from apprentice_pipeline.stages.results import append_records
 
     places = {name: changes.pop(name) for name in ("skip", "ago_us") if name in changes}
-    exchanges = [replace(each, **changes) for each in sample_exchanges(number, **places)]
+    exchanges = [each._replace(**changes) for each in sample_exchanges(number, **places)]
     append_records(workspace, changes.get("tenant", "default"), exchanges)
     return exchanges
 

@@ -422,7 +422,8 @@ def test_the_effective_configuration_is_plain_json_that_loads_again() -> None:
 
 def test_every_path_of_a_home_lies_under_its_root(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    named = [value for name in vars(Home) if isinstance(value := getattr(home, name), Path)]
+    public = (getattr(home, name) for name in vars(Home) if not name.startswith("_"))
+    named = [value for value in public if isinstance(value, Path)]
     assert len(named) > 8
     assert all(path.is_relative_to(tmp_path) for path in named)
     assert list(tmp_path.iterdir()) == []

@@ -110,7 +110,7 @@ def test_only_a_complete_successful_remote_answer_is_a_pair(
 
 def test_records_are_frozen_and_take_no_new_attribute() -> None:
     exchange = an_exchange()
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         exchange.status = 500  # type: ignore[misc]
     assert not hasattr(exchange, "__dict__")
 
@@ -134,5 +134,5 @@ def test_the_captures_table_holds_no_column_of_readable_content() -> None:
     schema = records.captures_schema()
     assert {schema.field(name).type for name in ("input", "output", "dedup_key")} == {pa.binary()}
     unpacked = {"usage", "tenant", "input", "output"}
-    names = {field.name for field in dataclasses.fields(Exchange)} - unpacked
+    names = set(Exchange._fields) - unpacked
     assert names < set(schema.names)

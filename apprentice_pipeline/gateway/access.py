@@ -126,7 +126,10 @@ class Access:
 
     def admit_cached(self, headers: Incoming) -> Caller | None:
         """The caller when the cache alone can tell; None: ask `admit`. No system call."""
-        found = self._callers.get(headers.token)
+        token = headers.token
+        if not token:
+            return KEYLESS if self._knows_no_key() and not _strangeness(headers) else None
+        found = self._callers.get(token)
         if found is None or not self._holds(found):
             return None
         return found.value
@@ -173,19 +176,24 @@ class Access:
     async def _keyless(self, headers: Incoming) -> Caller:
         if await self._any_keys():
             raise Refusal(401, "an apprentice key is needed", remedy=_KEY_REMEDY)
-        if not _names_loopback(headers.host):
-            raise Refusal(403, "without keys only loopback hosts are served", remedy=_KEY_REMEDY)
-        if _is_foreign(headers.origin, headers.host) or headers.fetch_site not in _OWN_PAGE:
-            raise Refusal(403, "without keys no web page is served", remedy=_KEY_REMEDY)
+        if fault := _strangeness(headers):
+            raise Refusal(403, fault, remedy=_KEY_REMEDY)
         return KEYLESS
 
     async def _any_keys(self) -> bool:
-        """Whether a key was ever made. That none was is only remembered where every process
-        that could make one is of this node: with a state database of its own."""
+        """Whether a key was ever made."""
         known = self._any
-        if known is None or not (known.value or (self._has_own_state and self._holds(known))):
-            known = await self._ask("any", self._look_for_any, known, self._keep_any)
-        return known.value
+        if known is not None and known.value:
+            return True
+        if self._knows_no_key():
+            return False
+        return (await self._ask("any", self._look_for_any, known, self._keep_any)).value
+
+    def _knows_no_key(self) -> bool:
+        """Whether it is known that none was ever made. That is only remembered where every
+        process that could make one is of this node: with a state database of its own."""
+        known = self._any
+        return known is not None and not known.value and self._has_own_state and self._holds(known)
 
     def _look_for_any(self) -> tuple[bool, float]:
         return self._workspace.state.any_keys(), math.inf
@@ -304,6 +312,15 @@ def is_loopback(hostname: str) -> bool:
         return ipaddress.ip_address(hostname).is_loopback
     except ValueError:
         return False
+
+
+def _strangeness(headers: Incoming) -> str:
+    """Why a request is not served without keys; "" where it is."""
+    if not _names_loopback(headers.host):
+        return "without keys only loopback hosts are served"
+    if _is_foreign(headers.origin, headers.host) or headers.fetch_site not in _OWN_PAGE:
+        return "without keys no web page is served"
+    return ""
 
 
 def _is_foreign(origin: str, host: str) -> bool:

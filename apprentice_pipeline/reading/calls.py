@@ -9,7 +9,6 @@ content.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import orjson
@@ -210,7 +209,7 @@ class ExchangeReader:
 
 def without_content(told: Told) -> Told:
     """The same as a call that could not be read: no pair any more."""
-    exchange = replace(told.exchange, input=NO_CONTENT, output=None)
+    exchange = told.exchange._replace(input=NO_CONTENT, output=None)
     return Told(exchange, told.finish_reason, told.unreadable + 1)
 
 

@@ -95,16 +95,17 @@ class Arrivals:
         """Whether the file is gone: nobody will find what is appended to it."""
         return os.fstat(self._descriptor).st_nlink == 0
 
-    def append(self, batch: Sequence[NumberedRow]) -> bool:
+    def append(self, batch: Sequence[NumberedRow], frames: bytes | None = None) -> bool:
         """Makes a batch durable; False where it has no room, or cannot be written just now, or
         the log is not what it was: then what stands in it is to be made rows of, and it to be
         begun anew.
 
-        Numbers rise from call to call. Raises: VaultError, and StoreError from the key store.
+        Numbers rise from call to call. `frames`: the batch as bytes, where it came as such.
+        Raises: VaultError, and StoreError from the key store.
         """
         if self._broken or sum(each.row.size for each in batch) > MOST_ENTRY_BYTES:
             return False
-        entry = _entry(self._vault, self._spool_id, batch)
+        entry = _entry(self._vault, self._spool_id, batch, frames)
         if self._at + len(entry) > MOST_BYTES:
             return False
         try:
@@ -260,20 +261,30 @@ def empty_log(path: Path) -> None:
             os.close(descriptor)
 
 
-def _entry(vault: Vault, spool_id: str, batch: Sequence[NumberedRow]) -> bytes:
-    frames: dict[str, list[bytes]] = {}
-    for each in batch:
-        frames.setdefault(each.row.tenant, []).append(record_frame(each))
+def _entry(
+    vault: Vault, spool_id: str, batch: Sequence[NumberedRow], frames: bytes | None
+) -> bytes:
     newest, parts = batch[-1].seq, list[bytes]()
-    for tenant, records in frames.items():
+    for tenant, records in _by_tenant(batch, frames).items():
         sealed = vault.seal_transient(
-            b"".join(records), tenant=tenant, place=f"{spool_id}/{newest}", field=_FIELD
+            records, tenant=tenant, place=f"{spool_id}/{newest}", field=_FIELD
         )
         name = tenant.encode()
         parts += (bytes((len(name),)), name, _SIZE.pack(len(sealed)), sealed)
     body = b"".join(parts)
     checked = _CHECKED.pack(len(body), newest, len(batch))
     return b"".join((_SIZE.pack(zlib.crc32(body, zlib.crc32(checked))), checked, body))
+
+
+def _by_tenant(batch: Sequence[NumberedRow], frames: bytes | None) -> dict[str, bytes]:
+    """The records of each tenant as bytes: those that came, where all are of one."""
+    tenants = {each.row.tenant for each in batch}
+    if frames is not None and len(tenants) == 1:
+        return {tenants.pop(): frames}
+    parts: dict[str, list[bytes]] = {}
+    for each in batch:
+        parts.setdefault(each.row.tenant, []).append(record_frame(each))
+    return {tenant: b"".join(records) for tenant, records in parts.items()}
 
 
 def _opened(vault: Vault, spool_id: str, entry: Entry) -> list[NumberedRow]:

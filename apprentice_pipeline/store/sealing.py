@@ -130,7 +130,7 @@ def plain_row(record: Record, tenant: str) -> PlainRow:
 
     Raises: Unstorable when it is not JSON; StoreError when its tenant or namespace is no name.
     """
-    if not is_name(tenant) or not is_name(record.namespace):
+    if not _is_name(tenant) or not _is_name(record.namespace):
         raise StoreError("a record's tenant or namespace is not a name", remedy=_NAME_REMEDY)
     if isinstance(record, Exchange):
         return _exchange_row(record, tenant)
@@ -204,9 +204,24 @@ def _nests_within(value: Any, most: int) -> bool:
 def _exchange_row(exchange: Exchange, tenant: str) -> PlainRow:
     if exchange.tenant != tenant:
         raise StoreError(f"an exchange of tenant {exchange.tenant!r} was put for {tenant!r}")
-    facts = {name: getattr(exchange, name) for name in _EXCHANGE}
     usage = exchange.usage
-    facts |= {
+    facts = {  # written out, for it is done for each
+        "pair_id": exchange.pair_id,
+        "namespace": exchange.namespace,
+        "created_at_us": exchange.created_at_us,
+        "provider": exchange.provider,
+        "endpoint": exchange.endpoint,
+        "model": exchange.model,
+        "status": exchange.status,
+        "complete": exchange.complete,
+        "ending": exchange.ending,
+        "streamed": exchange.streamed,
+        "served_by": exchange.served_by,
+        "origin": exchange.origin,
+        "latency_us": exchange.latency_us,
+        "first_byte_us": exchange.first_byte_us,
+        "cost_usd": exchange.cost_usd,
+        "inclusion_probability": exchange.inclusion_probability,
         "is_pair": exchange.is_pair,
         "input_tokens": usage.input_tokens,
         "output_tokens": usage.output_tokens,
@@ -261,6 +276,7 @@ def _date(day: int) -> str:
     return date_of(day * _DAY_US)
 
 
+_is_name = functools.lru_cache(maxsize=1_024)(is_name)
 _ASKED: Final = {"messages", "parameters"}
 _SLOW: Final = b" "
 """Marks JSON that orjson would read as something else (huge integers) or not at all."""
@@ -272,24 +288,6 @@ _SEALED: Final[Mapping[str, Sequence[str]]] = {
     VERDICTS: ("", ""),
     COMPARISONS: ("", ""),
 }
-_EXCHANGE: Final = (
-    "pair_id",
-    "namespace",
-    "created_at_us",
-    "provider",
-    "endpoint",
-    "model",
-    "status",
-    "complete",
-    "ending",
-    "streamed",
-    "served_by",
-    "origin",
-    "latency_us",
-    "first_byte_us",
-    "cost_usd",
-    "inclusion_probability",
-)
 _VERDICT: Final = (
     "pair_id",
     "namespace",

@@ -69,6 +69,7 @@ class RecordReader:
     """Gathers bytes into records."""
 
     def __init__(self) -> None:
+        self._frames = b""
         self._rest: list[bytes] = []
         self._wanted = _RECORD.size
         """Bytes without which the record that has begun cannot be whole."""
@@ -88,15 +89,21 @@ class RecordReader:
                 self._wanted = _RECORD.size
                 break
             *lengths, seq = _RECORD.unpack_from(whole, start)
-            end = body + sum(length for length in lengths if length != _NONE)
+            end = body + sum(lengths) - _NONE * lengths.count(_NONE)
             if size < end:
                 self._wanted = end - start
                 break
             found.append(NumberedRow(seq, _row(whole, body, lengths)))
             start = end
+        self._frames = whole[:start]
         self._rest = [whole[start:]] if start < size else []
         self._have = size - start
         return found
+
+    def frames(self) -> bytes:
+        """The bytes of the records that `feed` returned last, given out once."""
+        frames, self._frames = self._frames, b""
+        return frames
 
 
 def _row(data: bytes, start: int, lengths: Sequence[int]) -> PlainRow:

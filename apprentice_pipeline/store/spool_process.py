@@ -16,7 +16,7 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from apprentice_pipeline.config import Config
@@ -26,6 +26,7 @@ from apprentice_pipeline.store.secrecy import keep_memory_private
 from apprentice_pipeline.store.spool_file import SpoolDamaged
 from apprentice_pipeline.store.spool_frames import (
     READY,
+    NumberedRow,
     RecordReader,
     acknowledgement,
     later_counts,
@@ -35,7 +36,8 @@ from apprentice_pipeline.store.staging import Staging
 from apprentice_pipeline.store.unread import Counts, Reader, Stream, no_reader
 from apprentice_pipeline.store.workspace import Workspace
 
-_READ_BYTES = 1 << 20
+_READ_BYTES: Final = 1 << 16
+"""A buffer this small comes from memory at hand, a larger one from the kernel at each read."""
 _NICE: Final = 5
 """Rows can wait a little, calls cannot: on busy cores the worker and who talks to it go first."""
 
@@ -80,13 +82,20 @@ def _serve(channel: socket.socket, staging: Staging) -> None:
             told = _later(staging.work())
         else:
             arrived = reader.feed(data)
-            batches = (
-                arrived[start : start + MAX_COMMIT_ROWS]
-                for start in range(0, len(arrived), MAX_COMMIT_ROWS)
-            )
-            told = b"".join(acknowledgement(batch, staging.take(batch)) for batch in batches)
+            told = _taken(staging, arrived, reader.frames())
         _tell(channel, told)
     _tell(channel, _later(staging.rest()))  # a worker that closes reads to the end
+
+
+def _taken(staging: Staging, arrived: Sequence[NumberedRow], frames: bytes) -> bytes:
+    """Has records committed, and what is to be said of them."""
+    if 0 < len(arrived) <= MAX_COMMIT_ROWS:
+        return acknowledgement(arrived, staging.take(arrived, frames))
+    batches = (
+        arrived[start : start + MAX_COMMIT_ROWS]
+        for start in range(0, len(arrived), MAX_COMMIT_ROWS)
+    )
+    return b"".join(acknowledgement(batch, staging.take(batch)) for batch in batches)
 
 
 def _later(counts: Mapping[Stream, Counts]) -> bytes:

@@ -71,12 +71,13 @@ class Staging:
             return COMMIT_S
         return REST_S if self._log is not None and not self._log.is_empty else None
 
-    def take(self, batch: Sequence[NumberedRow]) -> Written:
+    def take(self, batch: Sequence[NumberedRow], frames: bytes | None = None) -> Written:
         """Commits a batch, to the log where that will do. Numbers rise from call to call.
 
+        `frames`: the bytes that the batch came in, where they are at hand.
         Raises: SpoolDamaged, as `SpoolWriter.write`.
         """
-        if self._append(batch):
+        if self._append(batch, frames):
             return self._took(batch)
         failure = self.finish()
         if failure is not None:  # later rows before these would make these pass for stored
@@ -86,7 +87,7 @@ class Staging:
                 self.close()
             else:
                 self._log.restart()
-            if self._append(batch):
+            if self._append(batch, frames):
                 return self._took(batch)
         written = self._writer.write(batch)
         add_all(written.counts, self._told())
@@ -133,7 +134,7 @@ class Staging:
             self._log.close()
             self._log = None
 
-    def _append(self, batch: Sequence[NumberedRow]) -> bool:
+    def _append(self, batch: Sequence[NumberedRow], frames: bytes | None) -> bool:
         if not self._ahead:
             return False
         try:
@@ -142,7 +143,7 @@ class Staging:
                 add_all(self._untold, self._writer.recovered())
                 self._log = Arrivals.open(self._path, self._vault)
             self._writer.refresh_keys(batch)
-            return self._log.append(batch)
+            return self._log.append(batch, frames)
         except SpoolDamaged:
             raise
         except ApprenticeError:  # each record is told its own, when it is written

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Protocol, TypeVar
 
 import orjson
 
@@ -26,8 +25,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class WireRequest:
+class WireRequest(NamedTuple):
     """One request as its provider's format says it.
 
     `input` is `{"messages": [...], "parameters": {...}}`: messages as they were sent, with the
@@ -45,8 +43,7 @@ class WireRequest:
     as_array: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class WireResponse:
+class WireResponse(NamedTuple):
     """One answer. `output` is the normal form (see `outputs`), None where none was given.
 
     `usage.input_tokens` is the whole prompt, cached tokens included, for every provider;
@@ -205,7 +202,7 @@ _USUAL_TIERS = frozenset({"", "auto", "default", "standard"})
 def in_tier(usage: Usage, tier: Any) -> Usage:
     """`usage` with the service tier that an answer names, unless it is the usual one."""
     usual = not isinstance(tier, str) or tier in _USUAL_TIERS
-    return usage if usual else replace(usage, service_tier=tier)
+    return usage if usual else usage._replace(service_tier=tier)
 
 
 def unstreamed_body(body: bytes) -> bytes:

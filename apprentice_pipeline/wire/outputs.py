@@ -71,7 +71,10 @@ def ending_of(response: WireResponse) -> str:
 
     One choice of several that is not whole is enough.
     """
-    if any(refusal_of(output) is not None for output in choices_of(response.output)):
+    output = response.output
+    if not isinstance(output, str) and any(
+        refusal_of(choice) is not None for choice in choices_of(output)
+    ):
         return REFUSED
     return _ENDINGS.get((response.finish_reason or "").lower(), WHOLE)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 from apprentice_pipeline.config import Capture
@@ -63,7 +62,7 @@ class Redactor:
         if not self._rules:
             return exchange
         given, answered = self.value(exchange.input), self.value(exchange.output)
-        return replace(exchange, input=given, output=answered)
+        return exchange._replace(input=given, output=answered)
 
     def value(self, value: Any) -> Any:
         """`value` with every text in it redacted; keys stay as they are."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -101,7 +100,7 @@ def test_a_cache_kept_for_an_hour_is_written_at_twice_the_input(pricing: Any) ->
 def test_a_service_tier_of_unknown_price_has_no_cost(pricing: Any, tier: str) -> None:
     usage = Usage(1_000, 10, source="provider", service_tier=tier)
     assert pricing("openai", "gpt-4o", usage) is None
-    assert pricing("openai", "gpt-4o", replace(usage, service_tier="")) is not None
+    assert pricing("openai", "gpt-4o", usage._replace(service_tier="")) is not None
 
 
 def test_without_a_cache_price_cached_tokens_cost_like_any() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +132,7 @@ def test_a_parquet_export_that_fails_midway_is_no_parquet_file(
 ) -> None:
     """What reached a reader until then must not pass for the whole corpus."""
     last = captured(workspace, export.PARQUET_ROWS + 1)[-1]
-    late = replace(last, pair_id=new_pair_id(now_us()), created_at_us=now_us())
+    late = last._replace(pair_id=new_pair_id(now_us()), created_at_us=now_us())
     damaged = seal(workspace.vault, plain_row(late, "default"))._replace(first=bytes(64))
     workspace.lake.append("default", CAPTURES, arrow_rows(CAPTURES, [damaged]))
     out = io.BytesIO()

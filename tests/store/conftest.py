@@ -11,7 +11,6 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +78,7 @@ def exchange() -> Callable[..., Exchange]:
             usage=Usage(10, 2, None, None, "provider"),
             cost_usd=0.001,
         )
-        return replace(made, **changes)
+        return made._replace(**changes)
 
     return make
 
@@ -96,13 +95,14 @@ def store(workspace: Workspace) -> Callable[..., None]:
 
 
 @pytest.fixture
-def child(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+def child(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts a Python program in a process of its own, with this code importable."""
+    started: list[subprocess.Popen[str]] = []
 
     def start(program: str, *arguments: object, stdin: int | None = None) -> subprocess.Popen[str]:
         file = tmp_path / f"child-{len(list(tmp_path.glob('child-*')))}.py"
         file.write_text(textwrap.dedent(program), encoding="utf-8")
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, str(file), *map(str, arguments)],
             stdin=stdin,
             stdout=subprocess.PIPE,
@@ -110,8 +110,12 @@ def child(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
             text=True,
             env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
         )
+        started.append(process)
+        return process
 
-    return start
+    yield start
+    for process in started:  # of a test that failed before it could end them
+        process.kill()
 
 
 @pytest.fixture(scope="session")

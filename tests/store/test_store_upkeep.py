@@ -23,7 +23,8 @@ import os, sys
 from apprentice_pipeline.store.lake import Lake
 
 lake = Lake(sys.argv[1])
-while not os.path.exists(sys.argv[2]):
+parent = os.getppid()
+while not os.path.exists(sys.argv[2]) and os.getppid() == parent:
     lake.compact("acme")
 """
 Make = Callable[..., Exchange]
