@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 import uuid
 
 import pytest
@@ -38,6 +40,21 @@ def test_a_later_pair_id_sorts_after_an_earlier_one(at_us: int, gap_us: int) -> 
 def test_pair_ids_of_one_instant_are_unique() -> None:
     at_us = now_us()
     assert len({new_pair_id(at_us) for _ in range(20_000)}) == 20_000
+
+
+def test_a_process_and_its_child_make_different_pair_ids() -> None:
+    program = """
+import os
+from apprentice_pipeline.records import new_pair_id
+new_pair_id(0)
+child = os.fork()
+os.write(1, "".join(new_pair_id(0) + " " for _ in range(100)).encode())
+if child:
+    os.waitpid(child, 0)
+"""
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    made = told.stdout.split()
+    assert len(set(made)) == len(made) == 200, told.stderr
 
 
 @pytest.mark.parametrize("name", ["a", "0", "prod-tickets", "a_b", "x" * 63, "9-9"])

@@ -54,6 +54,9 @@ def test_without_keys_foreign_hosts_and_pages_are_refused(
     body = ASK if "capture" in path else None
     assert ask(gateway.url, path, body, headers).status == 403
     assert provider.seen == []
+    assert ask(gateway.capture(), CHAT, ASK).status == 200
+    assert ask(gateway.url, path, body, headers).status == 403  # also where it is known from memory
+    assert len(provider.seen) == 1
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost:1", "[::1]:8710", "127.8.8.8"])

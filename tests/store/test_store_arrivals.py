@@ -25,7 +25,7 @@ from apprentice_pipeline.store.arrivals import (
 )
 from apprentice_pipeline.store.sealing import PlainRow, plain_row
 from apprentice_pipeline.store.spool_file import LOG_SUFFIX, SpoolFile
-from apprentice_pipeline.store.spool_frames import NumberedRow
+from apprentice_pipeline.store.spool_frames import NumberedRow, record_frame
 from apprentice_pipeline.vault import MemoryDataKeys, Vault
 
 CANARY = "canary-52aa"
@@ -83,6 +83,17 @@ def test_what_was_appended_is_found_in_order_and_sealed(
     assert arrived_rows(path)(3) == 5
     assert CANARY.encode() not in path.with_suffix(LOG_SUFFIX).read_bytes()
     assert path.with_suffix(LOG_SUFFIX).stat().st_mode & 0o077 == 0
+
+
+def test_a_batch_that_came_as_bytes_is_found_as_if_it_had_not(
+    path: Path, vault: Vault, log: Arrivals
+) -> None:
+    of_one, of_two = [row(1), row(2)], [row(3, "acme"), row(4, "zeta")]
+    for batch in (of_one, of_two):
+        assert log.append(batch, b"".join(map(record_frame, batch)))
+    assert found_after(path, vault, 0) == [of_one, of_two]
+    vault.forget("acme")
+    assert found_after(path, vault, 0) == [[], of_two[1:]]  # each sealed with its tenant's key
 
 
 def test_a_spool_without_a_log_has_nothing_unread(path: Path, vault: Vault) -> None:

@@ -454,7 +454,13 @@ def test_records_arrive_equal_however_the_bytes_are_cut(rows: list[PlainRow], cu
     sent = [NumberedRow(number, row) for number, row in enumerate(rows)]
     data, reader = b"".join(map(record_frame, sent)), RecordReader()
     pieces = (data[start : start + cut] for start in range(0, len(data), cut))
-    assert [record for piece in pieces for record in reader.feed(piece)] == sent
+    arrived: list[NumberedRow] = []
+    for piece in pieces:
+        found = reader.feed(piece)
+        assert reader.frames() == b"".join(map(record_frame, found))
+        assert reader.frames() == b""  # given out once
+        arrived += found
+    assert arrived == sent
 
 
 @given(st.integers(1, 40))
