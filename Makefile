@@ -1,5 +1,6 @@
 # `make demo` and `make test` need Python >= 3.11, git and make; everything else they install.
-PYTHON ?= python3
+# python3, or where that was built without optimisation another of its version that was not.
+PYTHON ?= $(eval PYTHON := $(shell python3 apprentice_pipeline/cli/interpreter.py || echo python3))$(PYTHON)
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed

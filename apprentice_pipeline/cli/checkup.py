@@ -9,7 +9,7 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from apprentice_pipeline.cli import opening
+from apprentice_pipeline.cli import interpreter, opening
 from apprentice_pipeline.errors import ApprenticeError
 from apprentice_pipeline.settings import Settings
 
@@ -42,9 +42,9 @@ def examine() -> list[Finding]:
         settings = opening.settings()
     except ApprenticeError as error:
         configuration = Finding("configuration", False, error.message, error.remedy)
-        return [_python(), *_parts(), configuration]
+        return [*_python(), *_parts(), configuration]
     return [
-        _python(),
+        *_python(),
         *_parts(),
         Finding("configuration", True, settings.source),
         *_provider_keys(settings),
@@ -54,9 +54,14 @@ def examine() -> list[Finding]:
     ]
 
 
-def _python() -> Finding:
+def _python() -> list[Finding]:
     version = ".".join(map(str, sys.version_info[:3]))
-    return Finding("Python", sys.version_info >= (3, 11), version, "install Python 3.11 or newer")
+    quick = interpreter.is_optimised()
+    built = "with optimisation" if quick else "without: calls take a quarter more processor"
+    return [
+        Finding("Python", sys.version_info >= (3, 11), version, "install Python 3.11 or newer"),
+        Finding("Python's build", quick, built, interpreter.REMEDY, required=False),
+    ]
 
 
 def _parts() -> list[Finding]:
