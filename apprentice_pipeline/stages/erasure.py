@@ -79,7 +79,8 @@ def erase(
 
     The corpora are read before the rows go: afterwards a tenant's manifests no longer open, and
     go too. Repeating an erasure is harmless. `on_step` is told each step as it is done.
-    Raises: ArtifactError, before anything is erased, when `must_prove` and nothing can be signed.
+    Raises: ArtifactError, before anything is erased, when `must_prove` and nothing can be signed;
+    StoreError, after all else is erased, where a file that was set aside may hold some of it.
     """
     signer = _signer(workspace, must_prove)
     ids = None if pair_id is None else [pair_id]
@@ -104,6 +105,7 @@ def erase(
     on_step("marked")
     if namespace is None:
         shutil.rmtree(workspace.home.corpora / tenant, ignore_errors=True)
+    erasure.refuse_what_lies_aside(workspace, tenant, namespace, ids)
     proof = None
     if signer is not None:
         facts = {

@@ -39,6 +39,7 @@ MOST_ENTRY_BYTES: Final = 2 * 1024 * 1024
 SETTLE_S: Final = 2.0
 MOST_TRIES: Final = 5
 _TRIES_SUFFIX: Final = ".tries"
+_ASIDE: Final = ".unread-"
 _LOOK_AGAIN_S: Final = 0.002
 _HEAD: Final = struct.Struct(">IIQI")
 _CHECKED: Final = struct.Struct(">IQI")
@@ -148,8 +149,12 @@ class Arrivals:
 
 def entries(path: Path) -> Iterator[Entry]:
     """The entries in the log of the spool at `path`, as far as they go on. Raises: OSError."""
+    return _entries_in(path.with_suffix(LOG_SUFFIX))
+
+
+def _entries_in(log: Path) -> Iterator[Entry]:
     try:
-        file = path.with_suffix(LOG_SUFFIX).open("rb")
+        file = log.open("rb")
     except FileNotFoundError:
         return
     with file:
@@ -238,7 +243,20 @@ def set_log_aside(path: Path) -> None:
     """Renames the log of the spool at `path`, so that nobody reads it any more."""
     log = path.with_suffix(LOG_SUFFIX)
     with mapping_errors():
-        log.rename(log.with_name(f"{log.name}.unread-{time.time_ns() // 1_000_000}"))
+        log.rename(log.with_name(f"{log.name}{_ASIDE}{time.time_ns() // 1_000_000}"))
+
+
+def rows_aside(log: Path, vault: Vault) -> Iterator[NumberedRow]:
+    """The records in a log that `set_log_aside` renamed, unread as they are; not those of an
+    erased tenant. Raises: StoreError; CannotOpen, KeyMissing."""
+    with mapping_errors():
+        for entry in _entries_in(log):
+            yield from _opened(vault, log.name.partition(".")[0], entry)
+
+
+def logs_aside(folder: Path) -> list[Path]:
+    """The logs in `folder` that were set aside."""
+    return sorted(folder.glob(f"*{LOG_SUFFIX}{_ASIDE}*"))
 
 
 def empty_log(path: Path) -> None:

@@ -3,9 +3,10 @@
 Belongs here: the places and their order. Does not: marking corpora and artifacts that used what
 was erased (`stages`).
 Promise: when this returns, no spool, table or file version of this workspace holds the rows, and
-what another node's spool still has of them does not come back; a crash on the way leaves an
-erasure that can simply be repeated. Tombstones come first, then the keys, then the rows: whatever
-is appended meanwhile is found by the drain that appended it, or deleted here.
+what another node's spool still has of them does not come back; a file that was set aside because
+nobody could read it is a refusal of its own (`refuse_what_lies_aside`); a crash on the way leaves
+an erasure that can simply be repeated. Tombstones come first, then the keys, then the rows:
+whatever is appended meanwhile is found by the drain that appended it, or deleted here.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from apprentice_pipeline.errors import StoreError, UsageError
-from apprentice_pipeline.store.arrivals import empty_log
+from apprentice_pipeline.errors import StoreError, UsageError, VaultError
+from apprentice_pipeline.store.arrivals import empty_log, logs_aside, rows_aside
 from apprentice_pipeline.store.lake import Removal
 from apprentice_pipeline.store.recovery import (
     Recover,
@@ -30,8 +31,14 @@ from apprentice_pipeline.store.recovery import (
     revive,
 )
 from apprentice_pipeline.store.rollup import COUNTS_FILE
-from apprentice_pipeline.store.sealing import CAPTURES
-from apprentice_pipeline.store.spool_file import Lock, SpoolDamaged, SpoolFile, mapping_errors
+from apprentice_pipeline.store.sealing import CAPTURES, PlainRow
+from apprentice_pipeline.store.spool_file import (
+    Lock,
+    SpoolDamaged,
+    SpoolFile,
+    files_aside,
+    mapping_errors,
+)
 
 if TYPE_CHECKING:
     from apprentice_pipeline.store.workspace import Workspace
@@ -176,6 +183,35 @@ def expire(
     gone = workspace.lake.expire(tenant, namespace, before_us, ids)
     _forget_counts(workspace.home.work / tenant, namespace)
     return gone
+
+
+def refuse_what_lies_aside(
+    workspace: Workspace, tenant: str, namespace: str | None, pair_ids: Sequence[str] | None
+) -> None:
+    """For the end of an erasure that is to be proven.
+
+    Raises: StoreError where a file was set aside that may hold what should be erased. Of a
+    damaged spool nobody can tell; a log that no reader survived says whose its records are.
+    """
+    if namespace is None:  # what a tenant's forgotten keys sealed is gone wherever it lies
+        return
+
+    def is_meant(row: PlainRow) -> bool:
+        named = pair_ids is None or row.pair_id in pair_ids
+        return (row.tenant, row.namespace) == (tenant, namespace) and named
+
+    found = files_aside(workspace.home.spool)
+    for log in logs_aside(workspace.home.spool):
+        try:
+            if any(is_meant(each.row) for each in rows_aside(log, workspace.vault)):
+                found.append(log)
+        except VaultError:  # nobody can tell
+            found.append(log)
+    if found:
+        raise StoreError(
+            f"{found[0]} was set aside and may hold rows that should be erased; all others are",
+            remedy="look at it, delete it with the others of its name, then erase again",
+        )
 
 
 def _forget_counts(folder: Path, namespace: str | None) -> None:

@@ -31,6 +31,7 @@ from apprentice_pipeline.store.sealing import SealedRow
 BUSY_TIMEOUT_S: Final = 10.0
 LOG_SUFFIX: Final = ".arrivals"
 MAX_READ_BYTES: Final = 64 * 1024 * 1024
+_ASIDE: Final = ".damaged-"
 _LONG_LOG: Final = 32 * 1024 * 1024
 _SMALL_DISK: Final = 1024 * 1024 * 1024
 _TRIM: Final = "DELETE FROM rows WHERE seq <= ? AND kind = ? AND tenant = ?"
@@ -366,13 +367,18 @@ def set_aside(path: Path) -> Path:
 
     What its log holds can still be read, and stays (`recovery.revive`).
     """
-    aside = path.with_name(f"{path.name}.damaged-{time.time_ns() // 1_000_000}")
+    aside = path.with_name(f"{path.name}{_ASIDE}{time.time_ns() // 1_000_000}")
     with mapping_errors():
         for suffix in ("-wal", "-shm", ""):
             source = path.with_name(path.name + suffix)
             if source.exists():
                 source.rename(aside.with_name(aside.name + suffix))
     return aside
+
+
+def files_aside(folder: Path) -> list[Path]:
+    """The files in `folder` that were set aside, journals among them."""
+    return sorted(folder.glob(f"*{_ASIDE}*"))
 
 
 def remove_files(path: Path) -> None:

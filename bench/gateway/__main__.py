@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import json
 import os
+import platform
 import statistics
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from apprentice_pipeline.cli.interpreter import is_optimised
 from bench.gateway import contestants, wrk
 from bench.gateway.contestants import PEERS, Contestant, Start
 from bench.gateway.load import Orders
@@ -140,7 +142,11 @@ def _summed(seen: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _print(started: Sequence[Contestant], results: dict[str, dict[str, Any]]) -> None:
-    table = Table(title=f"{os.cpu_count()} cores, instant upstream, median of the rounds")
+    build = "" if is_optimised() else ", built without optimisation"
+    table = Table(
+        title=f"{os.cpu_count()} cores, Python {platform.python_version()}{build}, "
+        "instant upstream, median of the rounds"
+    )
     for column in ("load", "contestant", "req/s", "of bare", "p50 ms", "p99 ms", "first byte ms"):
         table.add_column(column, justify="left" if column in ("load", "contestant") else "right")
     table.add_column("failed", justify="right")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import shutil
 import socket
 import subprocess
@@ -140,7 +141,7 @@ def _portkey_folder() -> Path:
 
 
 def _litellm_program() -> Path:
-    folder = _cache() / f"litellm-{LITELLM}"
+    folder = _cache() / f"litellm-{LITELLM}-python-{platform.python_version()}"  # as everybody's
     program = folder / "bin" / "litellm"
     if not program.exists():
         _say(f"installing LiteLLM {LITELLM}")

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from apprentice_pipeline.errors import KeyMissing, RegistryError
+from apprentice_pipeline.errors import KeyMissing, RegistryError, StoreError
 from apprentice_pipeline.stages import erasure, holdout, promotion, report, results
+from apprentice_pipeline.store.arrivals import Arrivals, set_log_aside
 from apprentice_pipeline.store.pairs import pairs
+from apprentice_pipeline.store.sealing import PlainRow
+from apprentice_pipeline.store.spool_file import set_aside
+from apprentice_pipeline.store.spool_frames import NumberedRow
+from apprentice_pipeline.store.unread import UNREAD
 
 pytestmark = pytest.mark.timeout(1_200)
 STREAM = ("default", "tickets")
@@ -52,6 +58,43 @@ def test_erasing_a_pair_no_model_used_marks_nothing(
 def test_an_unknown_pair_is_erased_without_effect(workspace: Any) -> None:
     done = erasure.erase(workspace, *STREAM, "0198-nobody")
     assert (done.pairs, done.marked_versions) == (0, ())
+
+
+def test_what_may_lie_in_a_spool_set_aside_is_not_called_erased(
+    workspace: Any, captured: Callable[..., Any]
+) -> None:
+    (pair,) = captured(workspace, 1)
+    damaged = workspace.home.spool / "5f.db"
+    damaged.parent.mkdir(parents=True, exist_ok=True)
+    damaged.write_bytes(b"no database")
+    aside = set_aside(damaged)
+    for _ in range(2):
+        with pytest.raises(StoreError, match=r"\.damaged-.* set aside and may hold"):
+            erasure.erase(workspace, *STREAM, pair.pair_id)
+    assert list(pairs(workspace, *STREAM)) == [], "all else is erased"
+    assert list(workspace.home.erasures.glob("*")) == [], "nothing is proven"
+    aside.unlink()
+    done = erasure.erase(workspace, *STREAM, pair.pair_id)
+    assert (done.pairs, done.proof["facts"]["rows"]["lake"]) == (1, 1)
+
+
+def test_a_log_set_aside_says_whose_its_records_are(workspace: Any) -> None:
+    path = workspace.home.spool / "5f.db"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.closing(Arrivals.open(path, workspace.vault)) as log:
+        row = PlainRow(UNREAD, *STREAM, "pair-1", b"[]", b"asked", b"said")
+        assert log.append([NumberedRow(1, row)])
+    set_log_aside(path)
+    (aside,) = path.parent.glob("*.unread-*")
+    erasure.erase(workspace, *STREAM, "pair-2")
+    erasure.erase(workspace, STREAM[0], "billing", None)
+    for pair_id in ("pair-1", None):
+        with pytest.raises(StoreError, match=r"\.unread-.* set aside and may hold") as refusal:
+            erasure.erase(workspace, *STREAM, pair_id)
+        assert "delete it" in refusal.value.remedy
+    erasure.erase(workspace, STREAM[0], None, None)
+    erasure.erase(workspace, *STREAM, None)  # the keys that would open it are gone
+    assert aside.exists()
 
 
 def test_erasing_a_namespace_leaves_the_others(
