@@ -308,7 +308,7 @@ def test_a_tick_by_hand_leaves_other_streams_alone(home: Any, captured: Callable
     with home.pipeline() as pipeline, instance(home.root / "dagster") as opened:
         captured(pipeline.workspace, 100, namespace="broken")
         contradicting = [
-            replace(each, pair_id=new_pair_id(each.created_at_us + 1), output="another answer")
+            each._replace(pair_id=new_pair_id(each.created_at_us + 1), output="another answer")
             for each in captured(pipeline.workspace, 100, namespace="broken", ago_us=DAY_US)
         ]
         results.append_records(pipeline.workspace, "default", contradicting)

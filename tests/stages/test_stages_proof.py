@@ -7,7 +7,6 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ class Filled:
         self.ids: dict[tuple[str, str], list[str]] = {}
         for tenant, namespace in (("acme", "tickets"), ("acme", "mail"), ("globex", "tickets")):
             made = captured(workspace, 3, tenant=tenant, namespace=namespace)
-            late = [replace(each, pair_id=new_pair_id(now_us())) for each in made[:2]]
+            late = [each._replace(pair_id=new_pair_id(now_us())) for each in made[:2]]
             self._put(late[:1])
             drain(workspace.home.spool, workspace.lake)
             self._put(late[1:])

@@ -207,7 +207,7 @@ def test_money_and_shares_are_those_of_the_traffic(
     with fork(distilled).open() as workspace:
         traffic = captured(workspace, 10, skip=500, ago_us=0, cost_usd=0.002)
         local = [
-            replace(each, pair_id=f"local-{n}", served_by="local", cost_usd=0.0)
+            each._replace(pair_id=f"local-{n}", served_by="local", cost_usd=0.0)
             for n, each in enumerate(traffic * 3)
         ]
         append_records(workspace, "default", local)
