@@ -28,10 +28,9 @@ from apprentice_pipeline.store.spool_writer import SpoolWriter, counts_of
 from apprentice_pipeline.store.unread import Counts, Stream, add_all
 from apprentice_pipeline.vault import Vault
 
-STEP_ROWS: Final = 4
-"""Rows read and sealed at a time: a record that comes meanwhile waits about a third of a
-millisecond."""
-COMMIT_ROWS: Final = 64
+STEP_ROWS: Final = 8
+"""Rows read and sealed at a time: a record that comes meanwhile waits about half a millisecond."""
+COMMIT_ROWS: Final = 128
 COMMIT_S: Final = 0.01
 """After so long without a record rows are committed, however few."""
 MOST_TAKEN: Final = 512
