@@ -209,8 +209,10 @@ def refuse_what_lies_aside(
             found.append(log)
     if found:
         raise StoreError(
-            f"{found[0]} was set aside and may hold rows that should be erased; all others are",
-            remedy="look at it, delete it with the others of its name, then erase again",
+            f"{found[0].name} was set aside and may hold rows that should be erased; "
+            "all others are erased",
+            remedy="look at it under APPRENTICE_HOME/spool, delete it and what else is set aside "
+            "there, then erase again",
         )
 
 

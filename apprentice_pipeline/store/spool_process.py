@@ -38,6 +38,7 @@ from apprentice_pipeline.store.workspace import Workspace
 
 _READ_BYTES: Final = 1 << 16
 """A buffer this small comes from memory at hand, a larger one from the kernel at each read."""
+_MOST_READS: Final = 16
 _NICE: Final = 5
 """Rows can wait a little, calls cannot: on busy cores the worker and who talks to it go first."""
 
@@ -76,7 +77,7 @@ def serve(descriptor: int, make_reader: Callable[[Config], Reader] | None = None
 
 def _serve(channel: socket.socket, staging: Staging) -> None:
     """Batch after batch until the worker is gone and all it sent is committed."""
-    incoming, reader = _Incoming(channel), RecordReader()
+    incoming, reader = Incoming(channel), RecordReader()
     while (data := incoming.next(staging.wait_s)) != b"":
         if data is None:
             told = _later(staging.work())
@@ -108,7 +109,7 @@ def _tell(channel: socket.socket, told: bytes) -> None:
             channel.sendall(told)
 
 
-class _Incoming:
+class Incoming:
     """What the worker sends, waited for as long as is due."""
 
     def __init__(self, channel: socket.socket) -> None:
@@ -120,14 +121,25 @@ class _Incoming:
         the worker is gone, if it was killed with our word unread too."""
         try:
             if wait_s == 0:
-                return self._channel.recv(_READ_BYTES, socket.MSG_DONTWAIT)
-            if wait_s != self._wait_s:
-                self._set(wait_s)
-            return self._channel.recv(_READ_BYTES)
+                data = self._channel.recv(_READ_BYTES, socket.MSG_DONTWAIT)
+            else:
+                if wait_s != self._wait_s:
+                    self._set(wait_s)
+                data = self._channel.recv(_READ_BYTES)
         except BlockingIOError:
             return None
         except OSError:
             return b""
+        return data if len(data) < _READ_BYTES else self._with_more(data)
+
+    def _with_more(self, data: bytes) -> bytes:
+        """And what came behind it: the more there is in a batch, the less each record costs. An
+        end is found when nothing else is left to read."""
+        parts = [data]
+        with contextlib.suppress(OSError):
+            while len(parts[-1]) == _READ_BYTES and len(parts) < _MOST_READS:
+                parts.append(self._channel.recv(_READ_BYTES, socket.MSG_DONTWAIT))
+        return b"".join(parts)
 
     def _set(self, wait_s: float | None) -> None:
         """The kernel keeps the time: a timeout of Python's own costs three more calls of it."""

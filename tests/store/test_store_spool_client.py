@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import random
 import select
 import signal
 import socket
@@ -441,6 +442,22 @@ async def test_telling_of_a_dead_writer_holds_the_event_loop_up_for_nothing(
     told.set()
     await asyncio.to_thread(spool.close)
     assert len(stored(workspace)) == 50
+
+
+def test_what_waits_in_the_socket_is_one_batch_and_its_end_comes_after_it() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        sent = random.Random(7).randbytes(3 * (1 << 16))
+        incoming = spool_process.Incoming(theirs)
+        for wait_s in (0, None):  # as between two steps, and as when there is nothing to do
+            ours.sendall(sent)
+            assert incoming.next(wait_s) == sent
+        assert incoming.next(0) is None
+        ours.sendall(sent)
+        ours.close()
+        assert incoming.next(0) == sent
+        assert incoming.next(0) == b""
 
 
 parts = st.none() | st.binary(max_size=50)
