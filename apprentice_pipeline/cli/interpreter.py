@@ -10,6 +10,7 @@ no profile-guided optimisation. The gateway then takes about a quarter more proc
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -38,25 +39,34 @@ def is_optimised() -> bool:
     return was_optimised(sysconfig.get_config_var("CONFIG_ARGS"), sys.base_prefix)
 
 
-def quickest() -> str:
-    """The path of this interpreter; where it was not optimised, of one that was, of the same
+def quicker() -> str | None:
+    """Where this interpreter was not optimised, the path of one that was, of the same kind and
     version (3.11, say) and able to make environments, if there is one on this machine."""
-    here = sys.executable
     if is_optimised():
-        return here
+        return None
     name = "python{}.{}".format(*sys.version_info[:2])
     found = (shutil.which(name, path=each) for each in (*os.get_exec_path(), *_FOLDERS))
-    return next((path for path in dict.fromkeys(filter(None, found)) if _will_do(path)), here)
+    return next((path for path in dict.fromkeys(filter(None, found)) if _will_do(path)), None)
 
 
 def _will_do(path: str) -> bool:
+    if path.split() != [path]:  # make has no way with blanks
+        return False
     try:
         asked = subprocess.run(
-            [path, __file__, _ASK], timeout=_LONGEST_S, capture_output=True, check=False
+            [path, __file__, _ASK, *_kind()],
+            timeout=_LONGEST_S,
+            capture_output=True,
+            check=False,
         )
     except (OSError, subprocess.SubprocessError):
         return False
     return asked.returncode == 0
+
+
+def _kind() -> list[str]:
+    """What decides which packages fit: an interpreter's binary interface and processor."""
+    return [str(sysconfig.get_config_var("SOABI")), platform.machine()]
 
 
 def _answer() -> int:
@@ -65,16 +75,16 @@ def _answer() -> int:
         import venv  # noqa: F401
     except ImportError:
         return 1
-    return 0 if is_optimised() else 1
+    return 0 if is_optimised() and sys.argv[2:] == _kind() else 1
 
 
 if __name__ == "__main__":
     if _ASK in sys.argv:
         sys.exit(_answer())
-    chosen = quickest()
-    if chosen != sys.executable:
+    taken = quicker()
+    if taken is not None:
         sys.stderr.write(
-            f"{sys.executable} was built without optimisation; taking {chosen}, of the same "
+            f"{sys.executable} was built without optimisation; taking {taken}, of the same "
             f"version. To take it all the same: make install PYTHON={sys.executable}\n"
         )
-    sys.stdout.write(chosen + "\n")
+    sys.stdout.write(f"{taken or 'python3'}\n")

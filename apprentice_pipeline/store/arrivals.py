@@ -27,7 +27,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from apprentice_pipeline.errors import KeyErased, StoreError
+from apprentice_pipeline.errors import CannotOpen, KeyErased, StoreError
 from apprentice_pipeline.store.private import make_private
 from apprentice_pipeline.store.spool_file import LOG_SUFFIX, SpoolFile, mapping_errors
 from apprentice_pipeline.store.spool_frames import NumberedRow, RecordReader, record_frame
@@ -240,18 +240,26 @@ def tried(path: Path) -> Iterator[int]:
 
 
 def set_log_aside(path: Path) -> None:
-    """Renames the log of the spool at `path`, so that nobody reads it any more."""
+    """Renames the log of the spool at `path`, so that nobody reads it any more. What stands
+    behind its entries is of the time before it began anew, and in the spool: that goes."""
     log = path.with_suffix(LOG_SUFFIX)
     with mapping_errors():
+        with log.open("r+b") as file:
+            file.truncate(sum(map(_size, _entries_in(log))))
+            os.fsync(file.fileno())
         log.rename(log.with_name(f"{log.name}{_ASIDE}{time.time_ns() // 1_000_000}"))
 
 
-def rows_aside(log: Path, vault: Vault) -> Iterator[NumberedRow]:
-    """The records in a log that `set_log_aside` renamed, unread as they are; not those of an
-    erased tenant. Raises: StoreError; CannotOpen, KeyMissing."""
+def rows_aside(log: Path, vault: Vault, tenant: str) -> Iterator[NumberedRow]:
+    """A tenant's records in a log that `set_log_aside` renamed, unread as they are; none once
+    the tenant is erased. Raises: StoreError; CannotOpen where there is more in it, KeyMissing."""
+    end = 0
     with mapping_errors():
         for entry in _entries_in(log):
-            yield from _opened(vault, log.name.partition(".")[0], entry)
+            yield from _opened(vault, log.name.partition(".")[0], entry, tenant)
+            end += _size(entry)
+        if log.stat().st_size > end:
+            raise CannotOpen("a log goes on behind its entries")
 
 
 def logs_aside(folder: Path) -> list[Path]:
@@ -305,14 +313,23 @@ def _by_tenant(batch: Sequence[NumberedRow], frames: bytes | None) -> dict[str, 
     return {tenant: b"".join(records) for tenant, records in parts.items()}
 
 
-def _opened(vault: Vault, spool_id: str, entry: Entry) -> list[NumberedRow]:
-    """The records of an entry. Raises: CannotOpen, KeyMissing."""
+def _size(entry: Entry) -> int:
+    """Its bytes in the log."""
+    return _HEAD.size + len(entry.body)
+
+
+def _opened(
+    vault: Vault, spool_id: str, entry: Entry, wanted: str | None = None
+) -> list[NumberedRow]:
+    """The records of an entry, or one tenant's of them. Raises: CannotOpen, KeyMissing."""
     body, at, found = entry.body, 0, list[NumberedRow]()
     while at < len(body):
         start = at + 1 + body[at]
         tenant = body[at + 1 : start].decode()
         (length,) = _SIZE.unpack_from(body, start)
         at = start + _SIZE.size + length
+        if wanted not in (None, tenant):
+            continue
         with contextlib.suppress(KeyErased):
             frames = vault.open(
                 body[start + _SIZE.size : at],

@@ -12,6 +12,7 @@ whatever is appended meanwhile is found by the drain that appended it, or delete
 from __future__ import annotations
 
 import contextlib
+import struct
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -197,16 +198,15 @@ def refuse_what_lies_aside(
         return
 
     def is_meant(row: PlainRow) -> bool:
-        named = pair_ids is None or row.pair_id in pair_ids
-        return (row.tenant, row.namespace) == (tenant, namespace) and named
+        return row.namespace == namespace and (pair_ids is None or row.pair_id in pair_ids)
 
     found = files_aside(workspace.home.spool)
     for log in logs_aside(workspace.home.spool):
         try:
-            if any(is_meant(each.row) for each in rows_aside(log, workspace.vault)):
-                found.append(log)
-        except VaultError:  # nobody can tell
-            found.append(log)
+            meant = any(is_meant(each.row) for each in rows_aside(log, workspace.vault, tenant))
+        except (VaultError, ValueError, struct.error):  # nobody can tell
+            meant = True
+        found += [log] if meant else []
     if found:
         raise StoreError(
             f"{found[0].name} was set aside and may hold rows that should be erased; "

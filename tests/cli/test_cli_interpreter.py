@@ -38,18 +38,29 @@ def test_the_one_that_is_taken_has_this_version_and_makes_environments() -> None
     told = run(sys.executable, interpreter.__file__)
     taken = told.stdout.strip()
     assert told.returncode == 0, told.stderr
+    if taken == "python3":
+        assert told.stderr == ""
+        return
     version = run(taken, "-c", "import ensurepip, sys; print(*sys.version_info[:2])")
     assert version.stdout.split() == [str(part) for part in sys.version_info[:2]], version.stderr
-    if taken != sys.executable:
-        assert taken in told.stderr
-        assert f"PYTHON={sys.executable}" in told.stderr
+    assert taken in told.stderr
+    assert f"PYTHON={sys.executable}" in told.stderr
 
 
-def test_a_program_that_is_no_python_is_not_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("folder", ["bin", "with a blank"])
+def test_a_program_that_is_none_or_of_another_kind_is_not_taken(
+    tmp_path: Path, folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """One says no, as another kind of Python does; the other would say yes to anything."""
     name = "python{}.{}".format(*sys.version_info[:2])
-    (tmp_path / name).write_text("#!/bin/sh\nexit 3\n")
-    (tmp_path / name).chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert interpreter.quickest() != str(tmp_path / name)
+    program = tmp_path / folder / name
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\nexit {0 if ' ' in folder else 1}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert interpreter.quicker() != str(program)
+
+
+def test_an_interpreter_of_another_kind_says_no() -> None:
+    kind = ["cpython-399t-pdp11-linux-gnu", "pdp11"]
+    assert run(sys.executable, interpreter.__file__, "--is-optimised", *kind).returncode == 1

@@ -13,7 +13,7 @@ from apprentice_pipeline.stages import erasure, holdout, promotion, report, resu
 from apprentice_pipeline.store.arrivals import Arrivals, set_log_aside
 from apprentice_pipeline.store.pairs import pairs
 from apprentice_pipeline.store.sealing import PlainRow
-from apprentice_pipeline.store.spool_file import set_aside
+from apprentice_pipeline.store.spool_file import LOG_SUFFIX, set_aside
 from apprentice_pipeline.store.spool_frames import NumberedRow
 from apprentice_pipeline.store.unread import UNREAD
 
@@ -76,6 +76,30 @@ def test_what_may_lie_in_a_spool_set_aside_is_not_called_erased(
     aside.unlink()
     done = erasure.erase(workspace, *STREAM, pair.pair_id)
     assert (done.pairs, done.proof["facts"]["rows"]["lake"]) == (1, 1)
+
+
+def test_a_log_that_goes_on_behind_its_entries_holds_up_what_it_may_hold(workspace: Any) -> None:
+    """Set aside with what an earlier round had left behind it, or with a bit that has turned."""
+    path = workspace.home.spool / "5f.db"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [
+        NumberedRow(at, PlainRow(UNREAD, *STREAM, f"pair-{at}", b"[]", b"asked", b"said"))
+        for at in range(1, 5)
+    ]
+    with contextlib.closing(Arrivals.open(path, workspace.vault)) as log:
+        assert all(log.append([each]) for each in rows[:3])
+        log.restart()
+        assert log.append([rows[3]])
+    of_all = path.with_suffix(LOG_SUFFIX).stat().st_size
+    set_log_aside(path)
+    (aside,) = path.parent.glob("*.unread-*")
+    assert aside.stat().st_size * 3 == of_all, "nothing of the earlier round is left"
+    erasure.erase(workspace, *STREAM, "pair-2")
+    with pytest.raises(StoreError, match="set aside"):
+        erasure.erase(workspace, *STREAM, "pair-4")
+    aside.write_bytes(aside.read_bytes()[:-1] + b"?")
+    with pytest.raises(StoreError, match="set aside"):
+        erasure.erase(workspace, *STREAM, "pair-1")
 
 
 def test_a_log_set_aside_says_whose_its_records_are(workspace: Any) -> None:
