@@ -90,13 +90,12 @@ def _serve(channel: socket.socket, staging: Staging) -> None:
 
 def _taken(staging: Staging, arrived: Sequence[NumberedRow], frames: bytes) -> bytes:
     """Has records committed, and what is to be said of them."""
-    if 0 < len(arrived) <= MAX_COMMIT_ROWS:
-        return acknowledgement(arrived, staging.take(arrived, frames))
+    of_batch = frames if len(arrived) <= MAX_COMMIT_ROWS else None
     batches = (
         arrived[start : start + MAX_COMMIT_ROWS]
         for start in range(0, len(arrived), MAX_COMMIT_ROWS)
     )
-    return b"".join(acknowledgement(batch, staging.take(batch)) for batch in batches)
+    return b"".join(acknowledgement(batch, staging.take(batch, of_batch)) for batch in batches)
 
 
 def _later(counts: Mapping[Stream, Counts]) -> bytes:
@@ -123,8 +122,7 @@ class Incoming:
             if wait_s == 0:
                 data = self._channel.recv(_READ_BYTES, socket.MSG_DONTWAIT)
             else:
-                if wait_s != self._wait_s:
-                    self._set(wait_s)
+                self._set(wait_s)
                 data = self._channel.recv(_READ_BYTES)
         except BlockingIOError:
             return None
@@ -143,6 +141,8 @@ class Incoming:
 
     def _set(self, wait_s: float | None) -> None:
         """The kernel keeps the time: a timeout of Python's own costs three more calls of it."""
+        if wait_s == self._wait_s:
+            return
         seconds = wait_s or 0.0  # 0 is for ever
         whole = int(seconds)
         timeout = struct.pack("@ll", whole, int((seconds - whole) * 1e6))
